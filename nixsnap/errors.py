@@ -1,8 +1,8 @@
 """The errors that nixsnap raises, sorted by what the caller should do next.
 
-Each class knows the gRPC status that a client sees (containerd's own choice of codes, its `errdefs` package) and the
-exit code of a command that ends with it. `services.errors` turns them into statuses and `cli` into exit codes; nothing
-else inspects them.
+Each class knows the name of the gRPC status that a client sees (containerd's own choice of codes, its `errdefs`
+package) and the exit code of a command that ends with it. `services.errors` turns them into statuses and `cli` into
+exit codes; nothing else inspects them. The name, because importing gRPC takes a command longer than most of its work.
 
 A failed system call is not one of these: it stays an `OSError` (`mounts.kernel.StepError`) with errno, step and path,
 and is mapped by errno in `services.errors`.
@@ -11,8 +11,6 @@ and is mapped by errno in `services.errors`.
 from __future__ import annotations
 
 from typing import ClassVar
-
-import grpc
 
 
 class NixsnapError(Exception):
@@ -23,7 +21,7 @@ class NixsnapError(Exception):
         hint: The way out, where there is one; shown apart from the message.
     """
 
-    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    status: ClassVar[str] = "UNKNOWN"
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -38,61 +36,61 @@ class NixsnapError(Exception):
 class NotFoundError(NixsnapError):
     """The named thing does not exist: ask for another one."""
 
-    status = grpc.StatusCode.NOT_FOUND
+    status = "NOT_FOUND"
     exit_code = 3
 
 
 class AlreadyExistsError(NixsnapError):
     """The name is taken: use it as it is, or choose another."""
 
-    status = grpc.StatusCode.ALREADY_EXISTS
+    status = "ALREADY_EXISTS"
     exit_code = 4
 
 
 class InvalidArgumentError(NixsnapError):
     """The request can never succeed as it stands: mend it."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = "INVALID_ARGUMENT"
     exit_code = 2
 
 
 class FailedPreconditionError(NixsnapError):
     """The request would do once something else has changed."""
 
-    status = grpc.StatusCode.FAILED_PRECONDITION
+    status = "FAILED_PRECONDITION"
     exit_code = 5
 
 
 class UnavailableError(NixsnapError):
     """A thing that nixsnap depends on does not answer: try again later."""
 
-    status = grpc.StatusCode.UNAVAILABLE
+    status = "UNAVAILABLE"
     exit_code = 6
 
 
 class PermissionDeniedError(NixsnapError):
     """The caller, or nixsnap itself, may not do this."""
 
-    status = grpc.StatusCode.PERMISSION_DENIED
+    status = "PERMISSION_DENIED"
     exit_code = 7
 
 
 class ResourceExhaustedError(NixsnapError):
     """A disk or a quota is full: make room, then try again."""
 
-    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = "RESOURCE_EXHAUSTED"
     exit_code = 8
 
 
 class DataLossError(NixsnapError):
     """Stored data is damaged: restore it or remove it."""
 
-    status = grpc.StatusCode.DATA_LOSS
+    status = "DATA_LOSS"
     exit_code = 9
 
 
 class UnimplementedError(NixsnapError):
     """This build or this machine cannot do it at all."""
 
-    status = grpc.StatusCode.UNIMPLEMENTED
+    status = "UNIMPLEMENTED"
     exit_code = 10
