@@ -1,0 +1,197 @@
+"""What this kernel and these file systems can do, found out by trying it.
+
+Never by version number: distributions carry features back, administrators and user namespaces take them away. Each
+function works in a temporary directory of its own under the given one and leaves nothing there, whatever happens.
+What cannot be tried at all, such as making that directory, raises `OSError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from nixsnap.mounts import kernel
+from nixsnap.mounts.operations import OverlayMount
+from nixsnap.mounts.values import IdRange
+
+REDIRECT_XATTR = "trusted.overlay.redirect"
+
+# One id is enough to see whether a file system can be idmapped; neither it nor its target need exist.
+_ONE_ID = [IdRange(container_id=0, host_id=1, length=1)]
+
+
+@attrs.frozen
+class Feature:
+    """Whether something can be done here; true if so."""
+
+    missing: str | None = None
+    """Why not, as text for a log or a person; None if it can be done."""
+
+    def __bool__(self) -> bool:
+        return self.missing is None
+
+
+def trusted_xattrs(root: Path) -> Feature:
+    """Return whether `trusted.*` attributes can be set below a directory: only real root can, and not everywhere."""
+
+    def attempt(scratch: Path) -> str | None:
+        try:
+            os.setxattr(scratch, "trusted.overlay.nixsnap", b"y")
+        except OSError as error:
+            return f"no trusted.* attributes in {root}: {error.strerror}"
+        return None
+
+    return _attempt(root, attempt)
+
+
+def d_type(root: Path) -> Feature:
+    """Return whether directory entries come with their type below a directory, which overlayfs wants of an upperdir.
+
+    XFS made with `ftype=0` is the file system that does not do so.
+    """
+
+    def attempt(scratch: Path) -> str | None:
+        (scratch / "entry").touch()
+        if kernel.directory_has_types(scratch):
+            return None
+        return f"the file system of {root} does not keep types in directory entries"
+
+    return _attempt(root, attempt)
+
+
+def overlay(root: Path, *, userxattr: bool = False) -> Feature:
+    """Return whether an overlay with several lowerdirs and an upperdir can be mounted, and written to."""
+
+    def attempt(scratch: Path) -> None:
+        first, second, upper, work, target = _directories(scratch, "first second upper work target")
+        (second / "lower").mkdir()
+        mount = OverlayMount(
+            lowerdirs=(first, second),
+            upperdir=upper,
+            workdir=work,
+            options=("userxattr",) if userxattr else (),
+        )
+        with _mounted(mount, target):
+            (target / "file").write_text("y")
+            (target / "lower").rmdir()  # leaves a whiteout, which is a device file,
+            (target / "lower").mkdir()  # and this an attribute that hides what is below
+
+    return _attempt(root, attempt)
+
+
+def overlay_redirect(root: Path, store: Path) -> Feature:
+    """Return whether a rootfs view works: a stub directory that redirects into a store at the bottom of an overlay.
+
+    A small store is made below `root` for that, and `store`, if it is there, lies under it as it will in real views.
+    """
+
+    def attempt(scratch: Path) -> str | None:
+        small, stub, upper, work, target = _directories(scratch, "store stub upper work target")
+        _directories(small, "entry")
+        (small / "entry" / "file").write_text("seen")
+        (below,) = _directories(stub, "below")
+        kernel.fill_stub(below, store=small, names=["entry"], redirect_xattr=REDIRECT_XATTR)
+        mount = OverlayMount(
+            lowerdirs=(stub, small, store) if store.is_dir() else (stub, small),
+            upperdir=upper,
+            workdir=work,
+            options=("redirect_dir=follow", *index_off()),
+        )
+        with _mounted(mount, target):
+            seen = target / "below" / "entry" / "file"
+            if seen.is_file() and seen.read_text() == "seen":
+                return None
+            return "overlayfs does not follow redirects of lower directories"
+
+    return _attempt(root, attempt)
+
+
+def needs_userxattr(root: Path) -> Feature:
+    """Return whether overlays here keep their marks in `user.*` attributes: so in user namespaces (Linux 5.11)."""
+    if trusted_xattrs(root):
+        return Feature("trusted.* attributes can be set")
+    return overlay(root, userxattr=True)
+
+
+def index_off() -> list[str]:
+    """Return the option that turns the inode index off, if overlayfs has one to turn off.
+
+    With it, directories of removed snapshots stay in use for as long as another mount shares a lower layer.
+    """
+    return ["index=off"] if supports_index() else []
+
+
+def supports_index() -> Feature:
+    """Return whether overlayfs knows the `index` option (Linux 4.13): an unknown option is an error."""
+    if Path("/sys/module/overlay/parameters/index").exists():
+        return Feature()
+    return Feature("overlayfs has no parameter named index")
+
+
+def overlay_default(option: str) -> bool:
+    """Return whether overlayfs turns an option on for mounts that do not mention it (a module parameter)."""
+    parameter = Path(f"/sys/module/overlay/parameters/{option}")
+    return parameter.exists() and parameter.read_text(encoding="ascii").strip() in {"Y", "on"}
+
+
+def appends_lowerdirs() -> Feature:
+    """Return whether lower layers can be given one by one ("lowerdir+"), so that their paths need not fit a page."""
+    try:
+        return Feature() if kernel.appends_lowerdirs() else Feature("overlayfs does not know lowerdir+")
+    except OSError as error:
+        return Feature(str(error))
+
+
+def idmapped_mounts(path: Path) -> Feature:
+    """Return whether the file system at a path can be mounted with mapped ids. Nothing is written there."""
+    try:
+        with (
+            kernel.create_user_namespace(_ONE_ID, _ONE_ID) as userns,
+            kernel.clone_tree(path, recursive=False) as tree,
+        ):
+            kernel.set_attributes(tree, userns=userns)
+    except OSError as error:
+        return Feature(f"{path}: {error}")
+    return Feature()
+
+
+_MISSING = {
+    getattr(errno, name)
+    for name in ("EOPNOTSUPP", "EPERM", "EACCES", "EINVAL", "ENODEV", "ENOSYS", "ENOTTY", "EIO")
+}
+"""What is said by a kernel or file system that cannot do a thing; EIO: by overlays in user namespaces."""
+
+
+def _attempt(root: Path, attempt: Callable[[Path], str | None]) -> Feature:
+    """Run an attempt in a temporary directory; it returns, or raises as OSError, what is missing."""
+    scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=root))
+    try:
+        return Feature(attempt(scratch))
+    except OSError as error:
+        if error.errno not in _MISSING:  # a full disk says nothing about what the kernel can do
+            raise
+        return Feature(str(error))
+    finally:
+        kernel.remove_tree(scratch)
+
+
+def _directories(parent: Path, names: str) -> list[Path]:
+    directories = [parent / name for name in names.split()]
+    for directory in directories:
+        directory.mkdir()
+    return directories
+
+
+@contextmanager
+def _mounted(mount: OverlayMount, target: Path) -> Iterator[None]:
+    mount.mount(target)
+    try:
+        yield
+    finally:
+        kernel.detach(target)

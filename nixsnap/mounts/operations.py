@@ -1,0 +1,115 @@
+"""Mounts as values: to compare, to hand to containerd, and to perform.
+
+Building and describing them touches nothing; only `mount` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from nixsnap.mounts import kernel
+
+_SPECIAL = re.compile(r"([\\:,])")
+
+
+@attrs.frozen(kw_only=True)
+class MountEntry:
+    """A mount as containerd's API has it (`types.Mount`), which is also a line of fstab(5) without the target."""
+
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class BindMount:
+    """A directory or file, shown in another place as well."""
+
+    source: Path
+    recursive: bool = True
+    """Whether mounts below the source are shown too."""
+    readonly: bool
+
+    def describe(self) -> MountEntry:
+        """Return it as containerd has it."""
+        options = ("ro" if self.readonly else "rw", "rbind" if self.recursive else "bind")
+        return MountEntry(type="bind", source=str(self.source), options=options)
+
+    def mount(self, target: Path) -> None:
+        """Mount it on a target, which is not followed if it is a symlink.
+
+        Raises:
+            StepError: As `kernel.bind_mount`.
+        """
+        kernel.bind_mount(self.source, target, recursive=self.recursive, readonly=self.readonly)
+
+
+def _freeze_paths(paths: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(paths)
+
+
+def _freeze_options(options: Iterable[str]) -> tuple[str, ...]:
+    return tuple(options)
+
+
+def _pair(instance: OverlayMount, attribute: attrs.Attribute[Path | None], value: Path | None) -> None:
+    if (value is None) != (instance.upperdir is None):
+        raise ValueError(f"{attribute.name} and upperdir go together")
+
+
+@attrs.frozen(kw_only=True)
+class OverlayMount:
+    """Directories laid over each other."""
+
+    lowerdirs: tuple[Path, ...] = attrs.field(converter=_freeze_paths, validator=attrs.validators.min_len(1))
+    """The layers that stay as they are, topmost first."""
+    datadirs: tuple[Path, ...] = attrs.field(converter=_freeze_paths, default=())
+    """Data-only layers below them all: seen only where a layer above redirects to them."""
+    upperdir: Path | None = None
+    """Where writes go; without one the mount is read-only."""
+    workdir: Path | None = attrs.field(default=None, validator=_pair)
+    """An empty directory on the file system of `upperdir`."""
+    options: tuple[str, ...] = attrs.field(converter=_freeze_options, default=())
+    """Other options of overlayfs, "name=value" or "name"."""
+    readonly: bool = False
+    """Whether it is read-only even with an `upperdir`."""
+
+    def describe(self) -> MountEntry:
+        """Return it as containerd has it, with the options in the order of its overlayfs snapshotter.
+
+        In this form options are text that overlayfs takes apart, so its special characters are escaped.
+        """
+        options = []
+        if self.upperdir is not None and self.workdir is not None:
+            options += [f"workdir={_escape(self.workdir)}", f"upperdir={_escape(self.upperdir)}"]
+        lowers = ":".join(map(_escape, self.lowerdirs))
+        options.append("lowerdir=" + "::".join([lowers, *map(_escape, self.datadirs)]))
+        options += self.options
+        if self.readonly:
+            options.append("ro")
+        return MountEntry(type="overlay", source="overlay", options=tuple(options))
+
+    def mount(self, target: Path) -> None:
+        """Mount it on a directory, which is not followed if it is a symlink.
+
+        Raises:
+            StepError: As `kernel.mount_overlay`.
+        """
+        kernel.mount_overlay(
+            target,
+            lowerdirs=self.lowerdirs,
+            datadirs=self.datadirs,
+            upperdir=self.upperdir,
+            workdir=self.workdir,
+            options=self.options,
+            readonly=self.readonly,
+        )
+
+
+def _escape(path: Path) -> str:
+    r"""Return a path as overlayfs reads it in an option string: a backslash before `\`, `:` and `,`."""
+    return _SPECIAL.sub(r"\\\1", str(path))
