@@ -1,0 +1,423 @@
+"""The snapshotter: containerd's contract (`core/snapshots/snapshotter.go`) over metadata, Nix and mounts.
+
+What orders files against rows: a directory is made under a temporary name, renamed just before the transaction that
+writes its row commits, and deleted only after the one that deletes its row has. So a directory without a row is
+garbage, which the sweep takes, and a row without a directory never is.
+
+What runs where: each call has a thread of its own, on which it reads the database and does its disk, mount and Nix
+work; what it writes to the database waits its turn with all other writes, together with the few file operations that
+belong into the transaction. Calls on one key take turns; calls on different keys meet at that queue only. A caller
+that goes away (a deadline, a killed client) changes nothing of this: its call runs to its end, so that nothing is left
+half made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from nixsnap.config import StoreView
+from nixsnap.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from nixsnap.metadata.reader import Reader
+from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
+from nixsnap.metadata.store import Store
+from nixsnap.metadata.writer import Writer
+from nixsnap.mounts import kernel
+from nixsnap.nix.realise import ClosureRequest, Realiser
+from nixsnap.nix.storepath import StorePath
+from nixsnap.snapshots import directories
+from nixsnap.snapshots.inference import infer_closure
+from nixsnap.snapshots.labels import parse_closure_request
+from nixsnap.snapshots.layout import Layout
+from nixsnap.snapshots.locks import NamedLocks
+from nixsnap.snapshots.mounter import ViewMounter
+from nixsnap.snapshots.reserve import Reserve
+from nixsnap.snapshots.sweep import Sweeper
+from nixsnap.snapshots.views import MountOperation, ViewPlan, plan_plain, plan_view
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What the snapshotter was told, or found out about this machine.
+
+    Attributes:
+        kind: The kind of rootfs view: `OVERLAY` or `BIND`.
+        overlay_options: What every overlay is mounted with.
+        plain_options: What those of chains without a nix layer are mounted with beside that.
+        infer_nix_layers: Recognise nix layers by their content at Commit.
+    """
+
+    kind: StoreView
+    overlay_options: tuple[str, ...]
+    plain_options: tuple[str, ...] = ()
+    infer_nix_layers: bool = True
+
+
+class Snapshotter:
+    """containerd's snapshotter contract.
+
+    Args:
+        layout: Where files lie; its directories exist.
+        store: The metadata.
+        realiser: Makes closures present.
+        mounter: Mounts rootfs views.
+        sweeper: Removes what no snapshot owns.
+        settings: See there.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        store: Store,
+        realiser: Realiser,
+        mounter: ViewMounter,
+        sweeper: Sweeper,
+        settings: Settings,
+    ) -> None:
+        self._layout = layout
+        self._store = store
+        self._realiser = realiser
+        self._mounter = mounter
+        self._sweeper = sweeper
+        self._settings = settings
+        self._locks = NamedLocks()
+        self._reserve = Reserve(layout.reserve)
+        self._reserve.refill()
+
+    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> MountOperation:
+        """Make an active snapshot `key` upon the committed snapshot `parent`, which may be empty.
+
+        Where the labels make it a nix layer, its closure is realised and rooted first; the mount is then for
+        unpacking the layer's own files.
+
+        Returns:
+            The mount that shows it.
+
+        Raises:
+            AlreadyExistsError: The key is taken.
+            NotFoundError: There is no such parent, or a store path cannot be had.
+            InvalidArgumentError: The parent is not committed, or key or labels are malformed.
+            NixsnapError, OSError: Nix, the disk or the kernel failed. The key does not exist then.
+        """
+        request = parse_closure_request(labels, store_dir=str(self._mounter.store_dir))
+        with self._locks.hold(key):
+            if request is None:
+                return self._create(Kind.ACTIVE, key, parent, labels)
+            return self._prepare_nix_layer(key, parent, labels, request)
+
+    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> MountOperation:
+        """Make a read-only snapshot `key` of the committed snapshot `parent`; otherwise as `prepare`."""
+        with self._locks.hold(key):
+            return self._create(Kind.VIEW, key, parent, labels)
+
+    def mounts(self, key: str) -> MountOperation:
+        """The mount that shows the active snapshot or view `key`; its rootfs view is mounted if it is not.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            FailedPreconditionError: It is committed.
+        """
+        with self._store.read() as tx:
+            chain = _Chain.read(tx, tx.get_snapshot(key))
+        if not chain.nix_layers:
+            return self._plan_plain(chain.snapshot)
+        with self._locks.hold(key):
+            with self._store.read() as tx:  # it may have gone while we waited
+                chain = _Chain.read(tx, tx.get_snapshot(key))
+            return self._mount_view(chain)
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str) -> None:
+        """Turn the active snapshot `key` into the committed snapshot `name`.
+
+        Args:
+            name: The name.
+            key: The key, which is free afterwards.
+            labels: The committed snapshot's labels; those of the active one go.
+            parent: A parent for a snapshot that was prepared without one, or empty (containerd 2.2, "rebase").
+
+        Raises:
+            NotFoundError: There is no such key or parent.
+            AlreadyExistsError: The name is taken.
+            FailedPreconditionError: The snapshot is not active, or the parent not committed.
+            InvalidArgumentError: Another parent is given than the one it has.
+        """
+        with self._locks.hold(key):
+            self._commit(name, key, labels, parent)
+
+    def remove(self, key: str) -> None:
+        """Remove a snapshot of any kind, with its files, its rootfs view and its roots.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            FailedPreconditionError: Others lie upon it.
+        """
+        with self._locks.hold(key):
+            self._remove(key)
+
+    def stat(self, key: str) -> Info:
+        """Describe a snapshot.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        with self._store.read() as tx:
+            return tx.get(key)[1]
+
+    def update(self, info: Info, fieldpaths: Sequence[str]) -> Info:
+        """Replace the labels of a snapshot, or those that `fieldpaths` (`labels`, `labels.NAME`) name.
+
+        Returns:
+            The snapshot as it is now.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            InvalidArgumentError: A field path names something that cannot be changed.
+        """
+        return self._store.write(lambda tx: tx.update(info, fieldpaths))
+
+    def walk(self, filters: Sequence[str]) -> Iterator[list[Info]]:
+        """The snapshots that any of `filters` matches, in the order of their keys, in blocks.
+
+        Raises:
+            InvalidArgumentError: A filter is malformed.
+        """
+        return self._store.walk_blocks(filters)
+
+    def usage(self, key: str) -> Usage:
+        """The disk space of the snapshot's own layer: measured for an active one, as committed otherwise.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        with self._store.read() as tx:
+            snapshot_id, info, usage = tx.get(key)
+        if info.kind is not Kind.ACTIVE:
+            return usage
+        return self._measure(snapshot_id)
+
+    def cleanup(self) -> None:
+        """Remove the files that no snapshot owns."""
+        self._sweeper.sweep()
+
+    def _create(
+        self,
+        kind: Kind,
+        key: str,
+        parent: str,
+        labels: Mapping[str, str],
+        *,
+        closure: Closure | None = None,
+    ) -> MountOperation:
+        """Make the directories and the row, and mount the rootfs view; `closure` is that of the snapshot itself."""
+
+        def create(tx: Writer) -> _Chain:
+            snapshot = tx.create(
+                kind, key, parent, labels, id=None if closure is None else closure.snapshot_id
+            )
+            if closure is not None:
+                tx.put_closure(closure)
+            # A nix layer is about to be unpacked, which concerns its own files only.
+            nothing = _Chain(snapshot=snapshot, nix_layers=frozenset())
+            chain = _Chain.read(tx, snapshot) if closure is None else nothing
+            # Only an overlay has a work directory, and that of a rootfs view lies elsewhere.
+            work = kind is Kind.ACTIVE and bool(snapshot.parent_ids) and not chain.nix_layers
+            directories.make(self._layout, snapshot, work=work)
+            tx.on_rollback(lambda: kernel.remove_tree(self._layout.snapshot(snapshot.id)))
+            tx.sync_directory(self._layout.snapshots)
+            return chain
+
+        chain = self._store.write(create)
+        log.info("created %s key=%r id=%d parent=%r", kind.name.lower(), key, chain.snapshot.id, parent)
+        if not chain.nix_layers:
+            return self._plan_plain(chain.snapshot)
+        return self._mount_new_view(key, chain)
+
+    def _mount_new_view(self, key: str, chain: _Chain) -> MountOperation:
+        try:
+            return self._mount_view(chain)
+        except BaseException:
+            self._remove(key)
+            raise
+
+    def _prepare_nix_layer(
+        self, key: str, parent: str, labels: Mapping[str, str], request: ClosureRequest
+    ) -> MountOperation:
+        with self._store.read() as tx:
+            _check_creatable(tx, key, parent)  # before Nix spends minutes on it
+        snapshot_id = self._store.write(Writer.allocate_id)
+        with self._sweeper.keep(snapshot_id):
+            try:
+                closure = self._realise(request, snapshot_id, key=key)
+                mount = self._create(Kind.ACTIVE, key, parent, labels, closure=closure)
+            except BaseException:
+                kernel.remove_tree(self._layout.gcroot(snapshot_id))
+                raise
+        self._mounter.stubs.begin(snapshot_id, names=_names(closure))
+        return mount
+
+    def _realise(
+        self, request: ClosureRequest, snapshot_id: int, *, key: str, inferred: bool = False
+    ) -> Closure:
+        log.info("realising %s key=%r id=%d", request, key, snapshot_id)
+        store_paths = self._realiser.realise(request, gcroots=self._layout.gcroot(snapshot_id))
+        log.info("realised %d store paths key=%r id=%d", len(store_paths), key, snapshot_id)
+        return Closure(
+            snapshot_id=snapshot_id,
+            closure_info=None if request.closure_info is None else str(request.closure_info),
+            store_paths=map(str, store_paths),
+            inferred=inferred,
+        )
+
+    def _mount_view(self, chain: _Chain) -> MountOperation:
+        snapshot = chain.snapshot
+        plan = self._plan_view(chain)
+        if self._mounter.up(plan, chain=snapshot.parent_ids, names_of=self._store_names):
+            log.info("mounted rootfs view id=%d nix_layers=%d", snapshot.id, len(chain.nix_layers))
+        return plan.handed_out(readonly=snapshot.kind is Kind.VIEW)
+
+    def _commit(self, name: str, key: str, labels: Mapping[str, str], parent: str) -> None:
+        with self._store.read() as tx:
+            snapshot_id, info, _ = tx.get(key)
+            _check_committable(tx, info, name)  # before anything of a snapshot that stays is taken down
+            below = info.parent or parent
+            chain = (snapshot_id, *(tx.chain(below) if below else ()))
+            closures = tx.closures_of(chain)
+        if any(parent_id in closures for parent_id in chain[1:]):
+            self._mounter.down(snapshot_id)
+        usage, inferred_names = self._examine(snapshot_id, closures)
+        inferred = None
+        if inferred_names is not None:
+            inferred = self._realise_inferred(snapshot_id, key, inferred_names)
+        try:
+            closure = inferred or closures.get(snapshot_id)
+            if closure is not None:
+                names = _names(closure)
+                self._mounter.stubs.ensure(snapshot_id, names=names, chain=chain)
+
+            def commit(tx: Writer) -> None:
+                if inferred is not None:
+                    tx.put_closure(inferred)
+                tx.commit_active(key, name, usage, labels, parent)
+
+            self._store.write(commit)
+        except BaseException:
+            if inferred is not None:
+                self._discard_closure(snapshot_id)
+            raise
+        log.info("committed name=%r key=%r id=%d", name, key, snapshot_id)
+
+    def _examine(
+        self, snapshot_id: int, closures: Mapping[int, Closure]
+    ) -> tuple[Usage, tuple[str, ...] | None]:
+        """Measure a layer; if nothing says that it is a nix layer, see whether its content does."""
+        names = None
+        if self._settings.infer_nix_layers and snapshot_id not in closures:
+            names = infer_closure(
+                self._layout.upper(snapshot_id),
+                store_dir=self._mounter.store_dir,
+                shown={name for closure in closures.values() for name in _names(closure)},
+            )
+        return self._measure(snapshot_id), names
+
+    def _realise_inferred(self, snapshot_id: int, key: str, names: Sequence[str]) -> Closure:
+        log.info(
+            "inferred a nix layer from its content store_paths=%d key=%r id=%d", len(names), key, snapshot_id
+        )
+        store_dir = str(self._mounter.store_dir)
+        store_paths = tuple(StorePath(store_dir=store_dir, name=name) for name in names)
+        try:
+            return self._realise(ClosureRequest(store_paths=store_paths), snapshot_id, key=key, inferred=True)
+        except BaseException:
+            self._discard_closure(snapshot_id)
+            raise
+
+    def _discard_closure(self, snapshot_id: int) -> None:
+        """Take back what making a snapshot a nix layer left on disk."""
+        self._mounter.stubs.remove(snapshot_id)
+        kernel.remove_tree(self._layout.gcroot(snapshot_id))
+
+    def _remove(self, key: str) -> None:
+        with self._store.read() as tx:
+            snapshot_id, info, _ = tx.get(key)
+            nix_layer = bool(tx.nix_layers([snapshot_id]))
+            viewed = info.kind is not Kind.COMMITTED and bool(tx.nix_layers(tx.chain(key)))
+        self._reserve.spend(lambda: self._store.write(lambda tx: tx.remove(key)))
+        log.info("removed key=%r id=%d", key, snapshot_id)
+        self._remove_files(snapshot_id, nix_layer=nix_layer, viewed=viewed)
+        self._reserve.refill()
+
+    def _remove_files(self, snapshot_id: int, *, nix_layer: bool, viewed: bool) -> None:
+        try:
+            if viewed:
+                self._mounter.down(snapshot_id)
+            kernel.remove_tree(self._layout.snapshot(snapshot_id))
+            kernel.remove_tree(self._layout.work(snapshot_id))
+            if nix_layer:
+                self._discard_closure(snapshot_id)
+        except OSError:
+            # The row is gone, so the call has succeeded; what is left is garbage, which the next sweep takes.
+            log.warning("cannot remove all files of a removed snapshot id=%d", snapshot_id, exc_info=True)
+
+    def _plan_plain(self, snapshot: Snapshot) -> MountOperation:
+        options = (*self._settings.overlay_options, *self._settings.plain_options)
+        return plan_plain(self._layout, snapshot, options=options)
+
+    def _plan_view(self, chain: _Chain) -> ViewPlan:
+        return plan_view(
+            self._layout,
+            chain.snapshot,
+            nix_layers=chain.nix_layers,
+            kind=self._settings.kind,
+            store=self._mounter.store,
+            options=self._settings.overlay_options,
+        )
+
+    def _store_names(self, snapshot_id: int) -> tuple[str, ...]:
+        with self._store.read() as tx:
+            return _names(tx.closures_of([snapshot_id])[snapshot_id])
+
+    def _measure(self, snapshot_id: int) -> Usage:
+        measured = kernel.disk_usage(self._layout.upper(snapshot_id))
+        return Usage(inodes=measured.inodes, size_bytes=measured.size_bytes)
+
+
+@attrs.frozen(kw_only=True)
+class _Chain:
+    """An active snapshot or a view, and the ids of the nix layers that it lies upon.
+
+    A snapshot that is a nix layer itself shows nothing of the store: it exists to be unpacked into.
+    """
+
+    snapshot: Snapshot
+    nix_layers: frozenset[int]
+
+    @classmethod
+    def read(cls, tx: Reader, snapshot: Snapshot) -> _Chain:
+        found = tx.nix_layers((snapshot.id, *snapshot.parent_ids)) if snapshot.parent_ids else ()
+        return cls(snapshot=snapshot, nix_layers=frozenset(() if snapshot.id in found else found))
+
+
+def _check_committable(tx: Reader, info: Info, name: str) -> None:
+    if info.kind is not Kind.ACTIVE:
+        raise FailedPreconditionError(f"snapshot {info.name!r} is not active")
+    with contextlib.suppress(NotFoundError):
+        tx.get(name)
+        raise AlreadyExistsError(f"snapshot {name!r} already exists")
+
+
+def _check_creatable(tx: Reader, key: str, parent: str) -> None:
+    with contextlib.suppress(NotFoundError):
+        tx.get(key)
+        raise AlreadyExistsError(f"snapshot {key!r} already exists")
+    if parent and tx.get(parent)[1].kind is not Kind.COMMITTED:
+        raise InvalidArgumentError(f"parent {parent!r} is not committed")
+
+
+def _names(closure: Closure) -> tuple[str, ...]:
+    return tuple(path.rpartition("/")[2] for path in closure.store_paths)

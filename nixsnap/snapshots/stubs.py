@@ -1,0 +1,151 @@
+"""Stub layers: what a nix layer adds to the overlays above it.
+
+A stub layer is made from the database and the store alone, never from what an image or a container wrote, and can be
+made again at any time; so it needs no place in the database and none in a backup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import attrs
+
+from nixsnap.config import StoreView
+from nixsnap.mounts import kernel
+from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
+from nixsnap.snapshots.views import REDIRECT_XATTR
+
+_DEFAULT_MODE: Final = 0o755
+
+
+@attrs.define(kw_only=True)
+class StubMaker:
+    """Makes stub layers.
+
+    Attributes:
+        layout: Where they lie.
+        kind: The kind of rootfs view they are for.
+        store: Where the store lies on this host.
+        store_dir: Where containers see it.
+        executor: Threads for those that are begun ahead.
+    """
+
+    layout: Layout
+    kind: StoreView
+    store: Path
+    store_dir: Path
+    executor: Executor
+    _begun: dict[int, Future[Path]] = attrs.field(factory=dict, init=False)
+
+    def begin(self, snapshot_id: int, *, names: Sequence[str]) -> None:
+        """Begin to make a stub layer that `ensure` will be asked for, while somebody unpacks the nix layer itself.
+
+        Args:
+            snapshot_id: The nix layer, which must not have one.
+            names: The names of its closure's store paths.
+        """
+        self._begun[snapshot_id] = self.executor.submit(self._fill, snapshot_id, names)
+
+    def has(self, snapshot_id: int) -> bool:
+        """Whether the stub layer of a nix layer is there."""
+        return self.layout.stub(self.kind, snapshot_id).is_dir()
+
+    def ensure(self, snapshot_id: int, *, names: Sequence[str], chain: Sequence[int]) -> None:
+        """Make the stub layer of a nix layer unless it is there.
+
+        Args:
+            snapshot_id: The nix layer.
+            names: The names of its closure's store paths.
+            chain: The layer itself and its ancestors, nearest first.
+
+        Raises:
+            StepError: A store path is not there (ENOENT), or the file system refuses.
+        """
+        target = self.layout.stub(self.kind, snapshot_id)
+        begun = self._begun.pop(snapshot_id, None)
+        if begun is None and target.is_dir():
+            return
+        temporary = self._fill(snapshot_id, names) if begun is None else begun.result()
+        try:
+            self._copy_all_attributes(temporary, chain=chain)
+            temporary.rename(target)
+        except BaseException as exc:
+            kernel.remove_tree(temporary)
+            # Another call was faster, and what it made is the same.
+            if isinstance(exc, OSError) and exc.errno in {errno.ENOTEMPTY, errno.EEXIST} and target.is_dir():
+                return
+            raise
+
+    def remove(self, snapshot_id: int) -> None:
+        """Remove the stub layers of a nix layer, those for other kinds of view too."""
+        begun = self._begun.pop(snapshot_id, None)
+        if begun is not None:
+            with contextlib.suppress(OSError):  # then it has cleaned up after itself
+                kernel.remove_tree(begun.result())
+        for directory in self.directories():
+            kernel.remove_tree(directory / str(snapshot_id))
+
+    def directories(self) -> Iterator[Path]:
+        """The directories that hold stub layers, one for each kind of view that was ever used here."""
+        with os.scandir(self.layout.stubs) as entries:
+            yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+
+    def _fill(self, snapshot_id: int, names: Sequence[str]) -> Path:
+        """Make a stub layer under a temporary name; what a failure leaves is removed."""
+        parent = self.layout.stub(self.kind, snapshot_id).parent
+        parent.mkdir(mode=0o700, exist_ok=True)
+        temporary = parent / f"{TEMPORARY_PREFIX}{snapshot_id}-{secrets.token_hex(4)}"
+        directory = temporary / self._relative()
+        try:
+            directory.mkdir(parents=True)
+            kernel.fill_stub(
+                directory,
+                store=self.store,
+                names=names,
+                redirect_xattr=REDIRECT_XATTR if self.kind is StoreView.OVERLAY else None,
+            )
+        except BaseException:
+            kernel.remove_tree(temporary)
+            raise
+        return temporary
+
+    def _relative(self) -> PurePosixPath:
+        return PurePosixPath("fs") / self.store_dir.relative_to("/")
+
+    def _copy_all_attributes(self, stub: Path, *, chain: Sequence[int]) -> None:
+        # Of directories that several layers hold, overlayfs shows the uppermost one's owner, mode and times. The stub
+        # layer is only an artefact, so it repeats what the layers below it say. The innermost goes first, since
+        # whatever is changed within a directory changes its times.
+        relative = self._relative()
+        for path in (relative, *relative.parents):
+            self._copy_attributes(stub / path, relative=path, chain=chain)
+
+    def _copy_attributes(self, directory: Path, *, relative: PurePosixPath, chain: Sequence[int]) -> None:
+        status = self._find(relative, chain=chain)
+        if status is None:
+            directory.chmod(_DEFAULT_MODE)
+            os.utime(directory, ns=(0, 0))
+            return
+        os.chown(directory, status.st_uid, status.st_gid)
+        directory.chmod(stat.S_IMODE(status.st_mode))
+        os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def _find(self, relative: PurePosixPath, *, chain: Sequence[int]) -> os.stat_result | None:
+        """The directory of that name in the uppermost layer that has one, whatever symlinks a layer holds."""
+        for snapshot_id in chain:
+            with (
+                contextlib.suppress(OSError),
+                kernel.open_beneath(
+                    self.layout.snapshot(snapshot_id), str(relative), flags=os.O_PATH | os.O_DIRECTORY
+                ) as directory,
+            ):
+                return os.fstat(directory.fileno())
+        return None

@@ -1,0 +1,142 @@
+"""Which mounts a chain needs: pure functions from records to values; nothing here touches the kernel.
+
+A chain without a nix layer is described exactly as containerd's overlayfs snapshotter describes it
+(`plugins/snapshots/overlay/overlay.go`), and containerd mounts it.
+
+A chain with one gets a *rootfs view*, which we mount ourselves. overlayfs follows an absolute `redirect` on a
+directory of one lower layer into the layers below it (Documentation/filesystems/overlayfs.rst, "redirect_dir"). So a
+*stub layer*, which holds only `fs/nix/store/<name>` directories with `trusted.overlay.redirect=/<name>`, above the
+store itself as the lowest layer, shows exactly those store paths at `fs/nix/store`:
+
+    upperdir  snapshots/<id>
+    lowerdir  for each ancestor, nearest first: its stub layer, if it is a nix layer, then snapshots/<ancestor id>;
+              at the end the store
+
+The store's other entries appear at that overlay's own root, beside `fs`. So a container is never given the root: it is
+given a bind mount of `fs`, out of which nothing leads up.
+
+The stub layer lies directly above its own nix layer. Layers above both may change files inside a store path, which
+is seen because theirs are looked up first; layers below cannot, because the redirect leads past them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import attrs
+
+from nixsnap.config import StoreView
+from nixsnap.errors import FailedPreconditionError
+from nixsnap.metadata.records import Kind, Snapshot
+from nixsnap.mounts.operations import BindMount, OverlayMount
+from nixsnap.snapshots.layout import Layout
+
+MountOperation: TypeAlias = BindMount | OverlayMount
+
+REDIRECT_XATTR: Final = "trusted.overlay.redirect"
+
+# fs/overlayfs/super.c, OVL_MAX_STACK.
+_MAX_LOWERDIRS: Final = 500
+
+
+@attrs.frozen(kw_only=True)
+class ViewPlan:
+    """A rootfs view, before it is mounted.
+
+    Attributes:
+        overlay: The overlay, to be mounted at `target`.
+        target: The mount point.
+        files: The directory below `target` that is the container's root.
+        workdir: The overlay's work directory, to be made first; None for a read-only view.
+        nix_layers: Ids of the chain's nix layers, nearest first, whose stub layers must exist.
+        kind: How store paths are shown.
+    """
+
+    overlay: OverlayMount
+    target: Path
+    files: Path
+    workdir: Path | None
+    nix_layers: tuple[int, ...]
+    kind: StoreView
+
+    def handed_out(self, *, readonly: bool) -> BindMount:
+        """The one mount that containerd is given."""
+        return BindMount(source=self.files, recursive=True, readonly=readonly)
+
+
+def plan_plain(layout: Layout, snapshot: Snapshot, *, options: Sequence[str]) -> MountOperation:
+    """The mount of a chain without a nix layer.
+
+    Args:
+        layout: Where the layers lie.
+        snapshot: An active snapshot or a view.
+        options: What every overlay on this machine is mounted with, as `index=off`.
+    """
+    readonly = snapshot.kind is Kind.VIEW
+    if not snapshot.parent_ids:
+        return BindMount(source=layout.upper(snapshot.id), recursive=True, readonly=readonly)
+    if readonly and len(snapshot.parent_ids) == 1:
+        # overlayfs wants an upper layer or at least two lower ones.
+        return BindMount(source=layout.upper(snapshot.parent_ids[0]), recursive=True, readonly=True)
+    return OverlayMount(
+        lowerdirs=tuple(layout.upper(parent_id) for parent_id in snapshot.parent_ids),
+        upperdir=None if readonly else layout.upper(snapshot.id),
+        workdir=None if readonly else layout.plain_work(snapshot.id),
+        options=tuple(options),
+        readonly=False,  # without an upper layer it cannot be written to anyway, and containerd passes no "ro"
+    )
+
+
+def plan_view(
+    layout: Layout,
+    snapshot: Snapshot,
+    *,
+    nix_layers: Collection[int],
+    kind: StoreView,
+    store: Path,
+    options: Sequence[str],
+) -> ViewPlan:
+    """The rootfs view of a chain with a nix layer.
+
+    Args:
+        layout: Where the layers lie.
+        snapshot: An active snapshot or a view.
+        nix_layers: Ids of the nix layers among its ancestors; at least one.
+        kind: `OVERLAY`, or `BIND`, whose stub layers hold plain directories to mount store paths on.
+        store: Where the store lies on this host.
+        options: What every overlay on this machine is mounted with.
+
+    Raises:
+        FailedPreconditionError: The chain is longer than overlayfs can stack.
+    """
+    lowerdirs: list[Path] = []
+    for parent_id in snapshot.parent_ids:
+        if parent_id in nix_layers:
+            lowerdirs.append(layout.stub(kind, parent_id))
+        lowerdirs.append(layout.snapshot(parent_id))
+    if kind is StoreView.OVERLAY:
+        lowerdirs.append(store)
+        options = ("redirect_dir=follow", *options)
+    if len(lowerdirs) > _MAX_LOWERDIRS:
+        raise FailedPreconditionError(
+            f"snapshot {snapshot.id} needs {len(lowerdirs)} overlay layers, but the kernel stacks {_MAX_LOWERDIRS}",
+            hint="squash layers of the image",
+        )
+    readonly = snapshot.kind is Kind.VIEW
+    workdir = None if readonly else layout.work(snapshot.id)
+    return ViewPlan(
+        overlay=OverlayMount(
+            lowerdirs=tuple(lowerdirs),
+            upperdir=None if readonly else layout.snapshot(snapshot.id),
+            workdir=workdir,
+            options=tuple(options),
+            readonly=readonly,
+        ),
+        target=layout.view(snapshot.id),
+        files=layout.view(snapshot.id) / "fs",
+        workdir=workdir,
+        nix_layers=tuple(parent_id for parent_id in snapshot.parent_ids if parent_id in nix_layers),
+        kind=kind,
+    )
