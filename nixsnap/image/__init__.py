@@ -1,0 +1,1 @@
+"""OCI images: models, archives, base images, and the nix layer."""
