@@ -1,0 +1,1 @@
+"""The client side of OCI's distribution protocol: pushing images to registries."""
