@@ -1,0 +1,25 @@
+"""The `nixsnap` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nixsnap import __version__
+from nixsnap.cli import serve
+from nixsnap.cli.errors import reported
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, and run the subcommand."""
+    parser = argparse.ArgumentParser(prog="nixsnap", description="Nix images for containerd.")
+    parser.add_argument("--version", action="version", version=f"nixsnap {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    serve.add_parser(subparsers)
+    arguments = parser.parse_args(argv)
+    return reported("nixsnap", lambda: arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The daemon's configuration: defaults, the TOML file and the flags, in that order, each over the one before.
+
+File name, keys, flags and defaults are those of pdtpartners/nix-snapshotter (`pkg/config`), so that its users can
+change over without an edit; the keys it does not know are ours.
+"""
+
+from __future__ import annotations
+
+import enum
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from nixsnap.errors import InvalidArgumentError
+
+DEFAULT_CONFIG_PATH = Path("/etc/nix-snapshotter/config.toml")
+
+
+class StoreView(enum.StrEnum):
+    """How a rootfs view shows store paths; `AUTO` takes the first kind that a probe at start-up finds working."""
+
+    AUTO = "auto"
+    OVERLAY = "overlay"
+    BIND = "bind"
+
+
+def _to_path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str):
+        raise TypeError("must be a string")
+    path = Path(value)
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, not {value!r}")
+    return path
+
+
+def _to_optional_path(value: object) -> Path | None:
+    """An empty string means that the key is not set, as in the Go original."""
+    return None if value is None or value == "" else _to_path(value)
+
+
+def _to_layer_root(value: object) -> Path:
+    # Mount options separate by comma and lowerdir by colon, and containerd joins them without escaping
+    # (plugins/snapshots/overlay/overlay.go), so no directory below the root could be mounted.
+    path = _to_path(value)
+    if bad := set(str(path)) & set(":,\\"):
+        raise ValueError(f"must not contain {' or '.join(map(repr, sorted(bad)))}: {str(path)!r}")
+    return path
+
+
+def _to_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("must be true or false")
+    return value
+
+
+@attrs.frozen(kw_only=True)
+class ImageServiceConfig:
+    """The `[image_service]` table.
+
+    Attributes:
+        enable: Serve the CRI image service on the same socket.
+        containerd_address: containerd's own socket, which the image service passes calls on to.
+    """
+
+    enable: bool = attrs.field(default=True, converter=_to_bool)
+    containerd_address: Path = attrs.field(
+        default=Path("/run/containerd/containerd.sock"), converter=_to_path
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """What `nixsnap serve` runs with.
+
+    Attributes:
+        address: The Unix socket to serve on.
+        root: Directory of snapshots, views, stub layers, GC roots and metadata.
+        external_builder: A program called with an out-link and a store path in place of nix-store.
+        store_view: Kind of rootfs view.
+        readonly_store: Put a read-only mount over `/nix/store` in every rootfs view.
+        store_dir: Where containers see the store, and what store paths begin with.
+        store_root: A prefix under which the store lies on this host, for stores elsewhere.
+        infer_nix_layers: Recognise a nix layer that arrives without annotations by its content.
+        image_service: The `[image_service]` table.
+    """
+
+    address: Path = attrs.field(default=Path("/run/nix-snapshotter/nix-snapshotter.sock"), converter=_to_path)
+    root: Path = attrs.field(
+        default=Path("/var/lib/containerd/io.containerd.snapshotter.v1.nix"), converter=_to_layer_root
+    )
+    external_builder: Path | None = attrs.field(default=None, converter=_to_optional_path)
+    store_view: StoreView = attrs.field(default=StoreView.AUTO, converter=StoreView)
+    readonly_store: bool = attrs.field(default=False, converter=_to_bool)
+    store_dir: Path = attrs.field(default=Path("/nix/store"), converter=_to_layer_root)
+    store_root: Path | None = attrs.field(default=None, converter=_to_optional_path)
+    infer_nix_layers: bool = attrs.field(default=True, converter=_to_bool)
+    image_service: ImageServiceConfig = attrs.field(factory=ImageServiceConfig)
+
+    @property
+    def host_store(self) -> Path:
+        """Where the store lies on this host."""
+        if self.store_root is None:
+            return self.store_dir
+        return self.store_root / self.store_dir.relative_to("/")
+
+
+def load(path: Path, *, required: bool, overrides: Mapping[str, Any]) -> Config:
+    """Read the configuration file at `path` and put `overrides`, the flags that were given, over it.
+
+    Args:
+        path: A TOML file.
+        required: Whether a missing file is an error; the default file may be missing, one that was named may not.
+        overrides: Values for attributes of `Config`, by name.
+
+    Raises:
+        InvalidArgumentError: The file is missing though required, cannot be read, is no TOML, or has an unknown key
+            or a bad value, which the message names.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        if required:
+            raise InvalidArgumentError(f"configuration file {str(path)!r} does not exist") from exc
+        values = {}
+    except (OSError, ValueError) as exc:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise InvalidArgumentError(f"configuration file {str(path)!r}: {exc}") from exc
+    source = f"configuration file {str(path)!r}"
+    if "image_service" in values:
+        values["image_service"] = _build(
+            ImageServiceConfig, values["image_service"], prefix="image_service.", source=source
+        )
+    config: Config = _build(Config, values, prefix="", source=source)
+    return _evolve(config, overrides)
+
+
+def _build(cls: type[Any], values: object, *, prefix: str, source: str) -> Any:
+    if not isinstance(values, dict):
+        raise InvalidArgumentError(f"{source}: {prefix.rstrip('.')!r} must be a table")
+    known = attrs.fields_dict(cls)
+    for key, value in values.items():
+        if key not in known:
+            raise InvalidArgumentError(
+                f"{source}: unknown key {prefix + key!r}", hint=f"known keys: {', '.join(sorted(known))}"
+            )
+        _check(cls, key, value, where=f"{source}: {prefix + key!r}")
+    return cls(**values)
+
+
+def _evolve(config: Config, overrides: Mapping[str, Any]) -> Config:
+    for key, value in overrides.items():
+        _check(Config, key, value, where=f"flag --{key.replace('_', '-')}")
+    return attrs.evolve(config, **overrides)
+
+
+def _check(cls: type[Any], key: str, value: object, *, where: str) -> None:
+    """Convert one value by itself, so that the error can name the key it belongs to."""
+    try:
+        cls(**{key: value})
+    except (TypeError, ValueError) as exc:
+        raise InvalidArgumentError(f"{where}: {exc}") from exc

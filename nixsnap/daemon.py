@@ -1,0 +1,275 @@
+"""The daemon: puts configuration, metadata, Nix, snapshotter and services together, and takes them apart again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
+from nixsnap.config import Config, StoreView
+from nixsnap.errors import FailedPreconditionError, InvalidArgumentError
+from nixsnap.metadata.store import Store
+from nixsnap.mounts import features
+from nixsnap.nix import process
+from nixsnap.nix.realise import ExternalBuilder, NixStoreRealiser, Realiser
+from nixsnap.notify import notify
+from nixsnap.rootlock import hold_root
+from nixsnap.services.snapshots import SnapshotsService
+from nixsnap.snapshots.layout import Layout
+from nixsnap.snapshots.mounter import ViewMounter
+from nixsnap.snapshots.snapshotter import Settings, Snapshotter
+from nixsnap.snapshots.stubs import StubMaker
+from nixsnap.snapshots.sweep import Sweeper
+
+log = logging.getLogger(__name__)
+
+# Calls at once. Most of those that last wait: for Nix, or for containerd, which may call us in turn to answer. So there
+# are far more than anyone's pulls can take up; a thread is made only when all others are busy.
+_THREADS: Final = 1024
+# containerd's own limit for messages (defaults.DefaultMaxRecvMsgSize); a Prepare of a nix layer of 10,000 store
+# paths with an annotation each has 1.3 MB.
+_MESSAGE_BYTES: Final = 16 << 20
+# What calls in flight may still take at the end; systemd kills after 90 seconds (TimeoutStopSec=).
+_GRACE_SECONDS: Final = 45.0
+_SOCKET_PATH_BYTES: Final = 107  # sun_path less its NUL, unix(7)
+
+
+def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT; then let the calls in flight finish.
+
+    Rootfs views stay mounted, since containers run in them.
+
+    Raises:
+        NixsnapError: The configuration cannot work on this machine, or another daemon has the root.
+        OSError: The root directory or the socket cannot be made.
+    """
+    stop = _stop_on_signal()
+    os.umask(0o022)  # modes of layers' directories are containerd's, whatever we were started with
+    layout = Layout(config.root)
+    layout.make()
+    with hold_root(layout.lock), contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(Store.open(layout.metadata)))
+        # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
+        background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))
+        snapshotter, sweeper = _assemble(config, layout, store, background)
+        _forget_stubs_of_last_boot(layout, sweeper)
+        sweeper.sweep(at_start=True)
+        calls = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="call"))
+        server = grpc.server(
+            calls,
+            options=[
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+                ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            ],
+        )
+        snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
+        with _image_service(config, layout, server), _serving(server, config.address):
+            notify("READY=1")
+            log.info("serving address=%s root=%s", config.address, config.root)
+            stop.wait()
+            notify("STOPPING=1")
+            log.info("stopping")
+    log.info("stopped")
+
+
+@contextmanager
+def _image_service(config: Config, layout: Layout, server: grpc.Server) -> Iterator[None]:
+    """Add the CRI image service, if it is enabled. containerd may start later."""
+    if not config.image_service.enable:
+        yield
+        return
+    from nixsnap.services import images, passthrough, pulls  # noqa: PLC0415 - not everyone needs it
+
+    with passthrough.connect(str(config.image_service.containerd_address)) as channel:
+        puller = pulls.NixPuller(
+            settings=pulls.Settings(
+                containerd_address=config.image_service.containerd_address,
+                store=config.host_store,
+                store_dir=str(config.store_dir),
+                gcroots=layout.image_gcroots,
+            ),
+            realiser=_realiser(config),
+            cri_knows=images.cri_knows(channel),
+        )
+        server.add_generic_rpc_handlers([images.image_service(channel, puller)])
+        collector = images.RootCollector(puller)
+        collector.start()
+        try:
+            yield
+        finally:
+            collector.stop()
+
+
+def _assemble(
+    config: Config, layout: Layout, store: Store, background: Executor
+) -> tuple[Snapshotter, Sweeper]:
+    kind = _choose_view(config)
+    stubs = StubMaker(
+        layout=layout, kind=kind, store=config.host_store, store_dir=config.store_dir, executor=background
+    )
+    mounter = ViewMounter(
+        layout=layout,
+        stubs=stubs,
+        store=config.host_store,
+        store_dir=config.store_dir,
+        readonly_store=config.readonly_store,
+    )
+    sweeper = Sweeper(layout=layout, store=store, mounter=mounter)
+    snapshotter = Snapshotter(
+        layout=layout,
+        store=store,
+        realiser=_realiser(config),
+        mounter=mounter,
+        sweeper=sweeper,
+        settings=Settings(
+            kind=kind,
+            overlay_options=_overlay_options(config.root),
+            plain_options=_plain_options(),
+            infer_nix_layers=config.infer_nix_layers,
+        ),
+    )
+    return snapshotter, sweeper
+
+
+def _realiser(config: Config) -> Realiser:
+    if config.external_builder is not None:
+        return ExternalBuilder(program=config.external_builder, store=config.host_store)
+    return NixStoreRealiser(store=config.host_store, store_root=config.store_root)
+
+
+def _overlay_options(root: Path) -> tuple[str, ...]:
+    """What containerd's overlayfs snapshotter mounts every overlay with here, in its order."""
+    userxattr = ("userxattr",) if features.needs_userxattr(root) else ()
+    # The index would forbid a layer to be below two overlays' upper layers at once.
+    return (*userxattr, "index=off") if features.supports_index() else userxattr
+
+
+def _plain_options() -> tuple[str, ...]:
+    """What keeps redirects out of plain chains on kernels that make them by default.
+
+    A directory that a container renames there would get a redirect, absolute from the root of that overlay. Upon a nix
+    layer the same layer lies below another root, beside whose top directory is the whole store: the redirect would lead
+    elsewhere, and to whatever a hostile container chose.
+    """
+    default_on = features.overlay_default("redirect_dir")
+    return ("redirect_dir=nofollow",) if default_on else ()
+
+
+def _choose_view(config: Config) -> StoreView:
+    """The kind of rootfs view: what is configured, else the best one that a trial in the root directory can mount."""
+    overlay = features.overlay_redirect(config.root, config.host_store)
+    kind = config.store_view
+    if kind is StoreView.AUTO:
+        kind = StoreView.OVERLAY if overlay else StoreView.BIND
+    if kind is StoreView.OVERLAY and not overlay:
+        raise FailedPreconditionError(
+            f"store_view = overlay does not work in {config.root}: {overlay.missing}",
+            hint="put the root on a file system with trusted.* attributes, or set store_view = auto",
+        )
+    if kind is StoreView.BIND and not overlay:
+        log.info("store view kind=%s reason=%r", kind.value, overlay.missing)
+    else:
+        log.info("store view kind=%s", kind.value)
+    return kind
+
+
+def _forget_stubs_of_last_boot(layout: Layout, sweeper: Sweeper) -> None:
+    """Drop the stub layers that were made before the machine last started; they are made again when needed.
+
+    They are never synced, so after a power cut they may be there in part; and no view is mounted that needs them.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    marker = layout.stubs / "boot-id"
+    if marker.exists() and marker.read_text(encoding="ascii", errors="replace") == boot_id:
+        return
+    sweeper.sweep_stubs()
+    marker.write_text(boot_id, encoding="ascii")
+
+
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+@contextmanager
+def _serving(server: grpc.Server, address: Path) -> Iterator[None]:
+    """Serve on a Unix socket that only our own user can reach; at the end calls in flight finish first."""
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    with _socket_place(address):
+        with _umask(0o177):  # nobody else may connect, not even in the moment between bind and a chmod
+            server.add_insecure_port(f"unix://{address}")
+        server.start()
+        for name in ("", snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"].full_name):
+            servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield
+        finally:
+            servicer.enter_graceful_shutdown()
+            _stop(server)
+
+
+def _stop(server: grpc.Server) -> None:
+    """Let calls in flight finish; then those that wait for Nix are failed, so that the end comes in bounded time."""
+    stopped = server.stop(grace=_GRACE_SECONDS + 2 * process.END_SECONDS)
+    stopped.wait(_GRACE_SECONDS)
+    process.end_all()  # also what runs for callers that have gone
+    stopped.wait()
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    previous = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+@contextmanager
+def _socket_place(address: Path) -> Iterator[None]:
+    """Make room for a socket at `address` and take it away afterwards.
+
+    Raises:
+        InvalidArgumentError: The path is too long for a socket.
+        FailedPreconditionError: Something other than a dead socket is there.
+    """
+    if len(os.fsencode(address)) > _SOCKET_PATH_BYTES:
+        raise InvalidArgumentError(f"address {str(address)!r} is longer than {_SOCKET_PATH_BYTES} bytes")
+    address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_stale_socket(address)
+    try:
+        yield
+    finally:
+        address.unlink(missing_ok=True)
+
+
+def _remove_stale_socket(address: Path) -> None:
+    if not address.is_socket():
+        if os.path.lexists(address):
+            raise FailedPreconditionError(f"address {str(address)!r} is there and is no socket")
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(address))
+        except ConnectionRefusedError:  # nobody listens: its server was killed
+            address.unlink()
+        else:
+            raise FailedPreconditionError(
+                f"address {str(address)!r} is served by another process",
+                hint="give this one its own with --address",
+            )

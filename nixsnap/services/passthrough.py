@@ -1,0 +1,99 @@
+"""Passing a gRPC service on to another server as it is: bytes in, bytes out, whatever the method.
+
+No message is decoded, so methods, fields and streams that did not exist when this was written pass as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import grpc
+
+# Headers that belong to one connection, which gRPC writes itself.
+_HOP_HEADERS: Final = frozenset({"user-agent", "te", "content-type"})
+
+
+def connect(address: str) -> grpc.Channel:
+    """A channel to a Unix socket whose server may come later, or go and come back."""
+    return grpc.insecure_channel(
+        f"unix://{address}",
+        options=[
+            ("grpc.max_receive_message_length", -1),  # its two ends have limits of their own
+            ("grpc.max_send_message_length", -1),
+            # gRPC waits up to two minutes between attempts by default; a restart of containerd takes a second.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            # containerd's socket path is no host name.
+            ("grpc.default_authority", "localhost"),
+        ],
+    )
+
+
+class Passthrough(grpc.GenericRpcHandler):
+    """Serves every method of one service by passing it on.
+
+    Args:
+        service: The full name of the service, as `runtime.v1.ImageService`.
+        channel: To the server that answers.
+        own: Handlers for methods that are not passed on, by name.
+    """
+
+    def __init__(
+        self, service: str, channel: grpc.Channel, own: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]
+    ) -> None:
+        self._prefix = f"/{service}/"
+        self._channel = channel
+        self._own = own
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """The handler of a method; None when it belongs to another service."""
+        method = handler_call_details.method
+        if not method.startswith(self._prefix):
+            return None
+        own = self._own.get(method.removeprefix(self._prefix))
+        return own or grpc.stream_stream_rpc_method_handler(
+            lambda requests, context: forward(self._channel, method, requests, context)
+        )
+
+
+def forward(
+    channel: grpc.Channel, method: str, requests: Iterator[bytes], context: grpc.ServicerContext
+) -> Iterator[bytes]:
+    """Make the call that `context` is on another channel.
+
+    On the wire a unary call is a stream of one message, so this serves all four kinds. Headers, deadline and
+    cancellation go there; messages, trailers and status come back.
+
+    Args:
+        channel: To the server that answers.
+        method: The full path of the method.
+        requests: The client's messages.
+        context: The client's call.
+    """
+    stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
+    call = stream(
+        requests,
+        metadata=tuple(
+            (key, value)
+            for key, value in context.invocation_metadata()
+            if key not in _HOP_HEADERS and not key.startswith((":", "grpc-"))
+        ),
+        timeout=context.time_remaining(),
+    )
+    if not context.add_callback(lambda: _cancel(call)):  # it is over already
+        _cancel(call)
+    try:
+        context.send_initial_metadata(tuple(call.initial_metadata()))
+        yield from call
+        context.set_trailing_metadata(tuple(call.trailing_metadata()))
+    except grpc.RpcError:
+        context.set_trailing_metadata(tuple(call.trailing_metadata()))
+        context.abort(call.code(), call.details() or "")
+
+
+def _cancel(call: grpc.Call) -> None:
+    call.cancel()  # of no effect on a call that is over

@@ -1,0 +1,217 @@
+"""Resolving `nix:0` references: an image whose registry is the Nix store.
+
+`nix:0/nix/store/<name>.tar[:tag]` names an OCI archive in the store. Pulling it means: realise the archive, keep a root
+on it while containerd has the image, load it into the namespace that Kubernetes uses, and wait until CRI knows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from nixsnap.errors import InvalidArgumentError, NixsnapError, UnavailableError
+from nixsnap.mounts import kernel
+from nixsnap.nix.realise import ClosureRequest, Realiser
+from nixsnap.nix.storepath import StorePath, shorten
+
+log = logging.getLogger(__name__)
+
+PREFIX: Final = "nix:0"
+_NAMESPACE: Final = "k8s.io"
+_DEFAULT_TAG: Final = "latest"  # what kubelet appends to a reference without a tag
+
+# CRI hears of an image by containerd's events, a moment after it was stored (internal/cri/server/events.go).
+_CRI_KNOWS_SECONDS: Final = 30.0
+_CRI_POLL_SECONDS: Final = 0.01
+
+_REFERENCE: Final = re.compile(r"nix:0(?P<path>/[^:@]*)(?::(?P<tag>\w[\w.-]{0,127}))?", re.ASCII)
+
+
+@attrs.frozen(kw_only=True)
+class NixReference:
+    """A `nix:0` reference.
+
+    Attributes:
+        archive: The archive's store path.
+        tag: The tag.
+    """
+
+    archive: StorePath
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str, *, store_dir: str) -> NixReference:
+        """Take a reference apart.
+
+        Raises:
+            InvalidArgumentError: It names something that is not exactly a store path.
+        """
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            raise InvalidArgumentError(
+                f"image reference {shorten(text)} is not of the form nix:0{store_dir}/HASH-NAME.tar[:TAG]"
+            )
+        try:
+            archive = StorePath.parse(match["path"], store_dir=store_dir)
+        except InvalidArgumentError as exc:
+            raise InvalidArgumentError(f"image reference {shorten(text)}: {exc.message}") from exc
+        return cls(archive=archive, tag=match["tag"] or _DEFAULT_TAG)
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.archive}:{self.tag}"
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Where pulls find what they need.
+
+    Attributes:
+        containerd_address: containerd's socket.
+        store: Where the store lies on this host.
+        store_dir: What store paths begin with.
+        gcroots: Directory for the roots on archives.
+        snapshotter: The name that containerd has this snapshotter by.
+    """
+
+    containerd_address: Path
+    store: Path
+    store_dir: str
+    gcroots: Path
+    snapshotter: str = "nix"
+
+
+class NixPuller:
+    """Pulls `nix:0` images and keeps the roots on their archives.
+
+    Args:
+        settings: See there.
+        realiser: Makes archives present.
+        cri_knows: Whether CRI resolves a reference, by asking it.
+    """
+
+    def __init__(self, *, settings: Settings, realiser: Realiser, cri_knows: Callable[[str], bool]) -> None:
+        self._settings = settings
+        self._realiser = realiser
+        self._cri_knows = cri_knows
+        self._guard = threading.Lock()
+        self._pulls: dict[NixReference, Future[str]] = {}
+
+    def pull(self, text: str) -> str:
+        """Pull an image; callers that want the same one at the same time share the work.
+
+        Args:
+            text: A reference that begins with `nix:0`.
+
+        Returns:
+            The image's id: the digest of its config.
+
+        Raises:
+            InvalidArgumentError: The reference or the archive is malformed.
+            NotFoundError: No cache has the archive, or it holds no image for this platform.
+            UnavailableError: containerd does not answer, or CRI does not take the image up.
+        """
+        reference = NixReference.parse(text, store_dir=self._settings.store_dir)
+        with self._guard:
+            shared = self._pulls.get(reference)
+            if shared is None:
+                mine = self._pulls[reference] = Future()
+        if shared is not None:
+            return shared.result()
+        try:
+            mine.set_result(self._pull(reference))
+        except BaseException as exc:  # noqa: BLE001 - the future carries it to all who wait, ourselves included
+            mine.set_exception(exc)
+        finally:
+            with self._guard:
+                del self._pulls[reference]
+        return mine.result()
+
+    def collect_roots(self) -> None:
+        """Give up the roots on archives of which containerd has no image any more.
+
+        Raises:
+            UnavailableError: containerd does not answer; all roots stay then.
+        """
+        with self._guard:
+            kept = {reference.archive.name for reference in self._pulls}
+            # Under the guard, so that no pull begins between the question and the removal.
+            kept |= asyncio.run(self._archives_in_use())
+            for root in self._roots():
+                if root.name not in kept:
+                    kernel.remove_tree(root)
+                    log.info("gave up the root of an image archive archive=%s", root.name)
+
+    def has_roots(self) -> bool:
+        """Whether there is any root that could be given up."""
+        return bool(self._roots())
+
+    def _roots(self) -> list[Path]:
+        return list(self._settings.gcroots.iterdir()) if self._settings.gcroots.is_dir() else []
+
+    def _pull(self, reference: NixReference) -> str:
+        archive = reference.archive
+        root = self._settings.gcroots / archive.name
+        log.info("pulling reference=%s", reference)
+        self._settings.gcroots.mkdir(mode=0o755, exist_ok=True)
+        had_root = root.exists()
+        try:
+            self._realiser.realise(ClosureRequest(store_paths=(archive,)), gcroots=root)
+            config = asyncio.run(self._load(self._find(archive), str(reference)))
+        except BaseException:
+            if not had_root:
+                kernel.remove_tree(root)
+            raise
+        self._await_cri(str(reference))
+        log.info("pulled reference=%s image=%s", reference, config)
+        return config
+
+    def _find(self, archive: StorePath) -> Path:
+        path = self._settings.store / archive.name
+        if not stat.S_ISREG(path.lstat().st_mode):  # a symlink could lead anywhere
+            raise InvalidArgumentError(f"{archive} is not an image archive: it is not a plain file")
+        return path
+
+    async def _load(self, path: Path, name: str) -> str:
+        # A daemon that never pulls a nix:0 image does without these modules and their memory.
+        from nixsnap.containerd.client import connect  # noqa: PLC0415
+        from nixsnap.containerd.load import load  # noqa: PLC0415
+        from nixsnap.image.archive import ImageArchive  # noqa: PLC0415
+
+        async with connect(str(self._settings.containerd_address), namespace=_NAMESPACE) as client:
+            with ImageArchive.open(path) as archive:
+                (image,) = await load(client, archive, snapshotter=self._settings.snapshotter, ref=name)
+        return image.config
+
+    async def _archives_in_use(self) -> set[str]:
+        from nixsnap.containerd.client import connect  # noqa: PLC0415
+        from nixsnap.containerd.images import Images  # noqa: PLC0415
+
+        async with connect(str(self._settings.containerd_address), namespace=_NAMESPACE) as client:
+            names = [image.name for image in await Images(client).list(f"name~=^{PREFIX}/")]
+        used = set()
+        for name in names:
+            try:
+                used.add(NixReference.parse(name, store_dir=self._settings.store_dir).archive.name)
+            except NixsnapError:
+                log.warning("image of a form that is not ours name=%r", name)
+        return used
+
+    def _await_cri(self, name: str) -> None:
+        deadline = time.monotonic() + _CRI_KNOWS_SECONDS
+        while not self._cri_knows(name):
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{name} is loaded, but containerd's CRI does not know it after {_CRI_KNOWS_SECONDS:.0f} seconds",
+                    hint="is containerd's CRI plug-in enabled?",
+                )
+            time.sleep(_CRI_POLL_SECONDS)
