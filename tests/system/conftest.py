@@ -1,0 +1,41 @@
+"""Fixtures of the system tier: each containerd release, nixsnap, and the two wired together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import Containerd, Installation, NixsnapDaemon, Node
+from lab.machine import SERIES
+from lab.requirements import need_containerd
+
+
+@pytest.fixture(params=SERIES, ids=lambda series: f"containerd-{series}")
+def installation(request: pytest.FixtureRequest) -> Installation:
+    """Each containerd release we promise to work with, one after the other."""
+    return need_containerd(request.param)
+
+
+@pytest.fixture
+def nixsnap(directory: Path) -> Iterator[NixsnapDaemon]:
+    """A running nixsnap with an empty root and its image service off."""
+    (directory / "nixsnap").mkdir()
+    daemon = NixsnapDaemon.start(directory / "nixsnap")
+    yield daemon
+    daemon.destroy()
+
+
+@pytest.fixture
+def containerd(installation: Installation, directory: Path, nixsnap: NixsnapDaemon) -> Iterator[Containerd]:
+    """A private containerd of each release in turn, with `nixsnap` as its snapshotter `nix`, CRI off."""
+    (directory / "containerd").mkdir()
+    containerd = Containerd.start(installation, directory / "containerd", snapshotter=nixsnap.address)
+    yield containerd
+    containerd.stop()
+
+
+@pytest.fixture
+def node(directory: Path, nixsnap: NixsnapDaemon, containerd: Containerd) -> Node:
+    """Both of the above under one name."""
+    return Node(nixsnap=nixsnap, containerd=containerd, directory=directory)

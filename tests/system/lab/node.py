@@ -1,0 +1,19 @@
+"""A node as tests see it: containerd and its snapshotter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from lab.containerd import Containerd
+from lab.daemon import NixsnapDaemon
+
+
+@attrs.frozen(kw_only=True)
+class Node:
+    """A containerd and the nixsnap that serves it, below one directory."""
+
+    nixsnap: NixsnapDaemon
+    containerd: Containerd
+    directory: Path

@@ -1,0 +1,31 @@
+"""What a test needs of the machine: each function skips with the name of what is missing.
+
+The one module of the lab that knows pytest. packaging/test installs everything, and there a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.containerd import Installation, containerd_series
+from lab.machine import missing_programs
+from lab.nix import missing_for_nix
+
+
+def need_nix() -> None:
+    """Closures can be built."""
+    _skip_for_want_of(missing_for_nix())
+
+
+def need_containerd(series: str) -> Installation:
+    """Containers can be run by this containerd series; returns its installation."""
+    _skip_for_want_of(missing_programs())
+    installation = containerd_series(series)
+    if installation is None:
+        pytest.skip(f"this machine lacks containerd {series}")
+    return installation
+
+
+def _skip_for_want_of(missing: list[str]) -> None:
+    if missing:
+        pytest.skip(f"this machine lacks {', '.join(missing)}")

@@ -1,0 +1,313 @@
+"""Kubernetes' way: an image that is a store path, a pod of it, and no registry."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+import grpc
+import pytest
+from cri import POD, Cri, Pod
+from lab import (
+    Closure,
+    Containerd,
+    CriSettings,
+    NixsnapDaemon,
+    build_image,
+    build_plain_image,
+    load_image,
+    nix_closure,
+    run,
+)
+from lab.daemon import installed_program
+from lab.nix import nix_environment, nix_store
+from lab.processes import wait_until
+from registries import start_docker_registry
+
+PAUSE = "lab.invalid/pause:1"
+
+ARCHIVE = """
+{ builder, closureInfo, config, roots, options, name }:
+derivation {
+  inherit name;
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  PATH = "/usr/bin:/bin";
+  closureInfo = builtins.storePath closureInfo;
+  args = [
+    "-c"
+    "exec ${builder} build --config ${config} --copy-to-root ${roots} ${options} --closure $closureInfo $out"
+  ];
+}
+"""
+
+
+def store_archive(
+    closure: Closure,
+    name: str,
+    *,
+    config: dict | None = None,
+    roots: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+) -> str:
+    """Build an image inside a derivation, so that its archive is a store path and knows its own nix:0 name."""
+    with tempfile.TemporaryDirectory(prefix="nixsnap-archive.") as scratch:
+        for file, value in (
+            ("config", config or {"Cmd": [f"{closure.top}/bin/sleep", "1000"]}),
+            ("roots", roots),
+        ):
+            Path(scratch, file).write_text(json.dumps(value))
+        Path(scratch, "archive.nix").write_text(ARCHIVE)
+        words = {
+            "builder": installed_program("nix2container"),
+            "closureInfo": closure.info,
+            "config": f"{scratch}/config",
+            "roots": f"{scratch}/roots",
+            "options": " ".join(options),
+            "name": f"{name}.tar",
+        }
+        arguments = [word for key, value in words.items() for word in ("--argstr", key, str(value))]
+        built = run(
+            "nix-build", "--no-out-link", f"{scratch}/archive.nix", *arguments, environment=nix_environment()
+        )
+        return built.stdout.strip()
+
+
+@attrs.frozen
+class KubeNode:
+    nixsnap: NixsnapDaemon
+    containerd: Containerd
+    cri: Cri
+    directory: Path
+
+    def write_network(self) -> None:
+        """Give pods a network of their own: a veth pair each, by the ptp plug-in of CNI."""
+        ipam = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": str(self.directory / "ipam")}
+        network = {"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "ptp", "ipam": ipam}]}
+        (self.directory / "c/cni").mkdir(exist_ok=True)
+        (self.directory / "c/cni/10-lab.conflist").write_text(json.dumps(network))
+
+    def roots(self) -> list[str]:
+        """Names of the image archives that are rooted."""
+        place = self.nixsnap.root / "gcroots/images"
+        return [path.name for path in place.iterdir()] if place.exists() else []
+
+
+@pytest.fixture
+def kube(directory, installation, closure) -> Iterator[KubeNode]:
+    """A node with CRI whose pause image is a Nix image, and kubelet's image endpoint at nixsnap."""
+    for name in ("n", "c"):
+        (directory / name).mkdir()
+    address = directory / "c/containerd.sock"
+    nixsnap = NixsnapDaemon.start(
+        directory / "n", config=f'[image_service]\ncontainerd_address = "{address}"\n'
+    )
+    containerd = Containerd.start(
+        installation, directory / "c", snapshotter=nixsnap.address, cri=CriSettings(sandbox_image=PAUSE)
+    )
+    pause = build_image(
+        closure,
+        directory / "pause.tar",
+        reference=PAUSE,
+        config={"Cmd": [f"{closure.top}/bin/sleep", "100000"]},
+    )
+    load_image(containerd, pause, namespace="k8s.io")
+    cri = Cri(runtime=containerd.address, images=nixsnap.address)
+    yield KubeNode(nixsnap, containerd, cri, directory)
+    cri.close()
+    containerd.stop()
+    nixsnap.destroy()
+
+
+pytestmark = pytest.mark.parametrize("installation", ["1.7", "2"], indirect=True)
+
+ACCOUNTS = """
+$builder mkdir -p $out/etc
+echo app:x:1234:1234::/:/bin/sh > $out/etc/passwd
+"""
+
+
+def test_pod_of_a_store_path(kube):
+    """PullImage, RunPodSandbox, CreateContainer at once, ExecSync, logs, user by name; nothing left at the end."""
+    app = nix_closure(3, name="pod-app", script=ACCOUNTS)
+    script = f"echo started; exec {app.top}/bin/sleep 1000"
+    archive = store_archive(
+        app,
+        "pod",
+        config={"Cmd": [f"{app.top}/bin/sh", "-c", script], "Env": [f"PATH={app.top}/bin"]},
+        roots=(app.top,),
+    )
+    reference = f"nix:0{archive}"
+    logs = kube.directory / "logs"
+    image_id = kube.cri.pull(reference)
+    assert image_id.startswith("sha256:")
+    assert kube.cri.image_id(reference) == image_id
+    pod = kube.cri.run_pod("pod", logs)
+    container = pod.start("app", reference, user="app")
+    assert pod.exec(container, "id", "-u") == "1234\n"
+    listed = pod.exec(container, "ls", "/nix/store").split()
+    assert listed == sorted(path.removeprefix("/nix/store/") for path in app.paths)
+    wait_until(lambda: "started" in (logs / "app.log").read_text(), what="write its log")
+    pod.remove()
+    kube.cri.remove_image(reference)
+    assert kube.cri.image_id(reference) == ""
+    assert kube.roots() == []
+
+
+def test_pod_with_a_network_of_its_own(kube, closure):
+    """A pod of two containers in a network namespace made by CNI; one reads what the other serves."""
+    kube.write_network()
+    reference = f"nix:0{store_archive(closure, 'network')}"
+    kube.cri.pull(reference)
+    sh = f"{closure.top}/bin"
+
+    def runs() -> bool:
+        with contextlib.suppress(grpc.RpcError):  # containerd notices a new CNI configuration a moment later
+            pods.append(kube.cri.run_pod("net", kube.directory / "logs", network=POD))
+        return bool(pods)
+
+    pods: list[Pod] = []
+    wait_until(runs, what="set up the pod's network")
+    (pod,) = pods
+    server = pod.start("server", reference, [f"{sh}/sh", "-c", f"echo served | {sh}/nc -l -p 8080"])
+    client = pod.start("client", reference, [f"{sh}/sleep", "1000"])
+    assert "192.0.2." in pod.exec(client, f"{sh}/ip", "-4", "addr", "show", "eth0")
+    assert (
+        pod.exec(client, f"{sh}/sh", "-c", f"{sh}/sleep 1; {sh}/nc 127.0.0.1 8080 < /dev/null") == "served\n"
+    )
+    assert server != client
+    pod.remove()
+
+
+def test_registry_in_between(kube, closure):
+    """Build, push to a registry, pull through CRI, which hands the annotations on, and run."""
+    registry = start_docker_registry(kube.directory / "registry")
+    reference = f"{registry.host}/team/app:1"
+    archive = build_image(closure, kube.directory / "app.tar", reference=reference)
+    run(installed_program("nix2container"), "push", "--plain-http", "--ref", reference, archive)
+    try:
+        kube.cri.pull(reference)
+        pod = kube.cri.run_pod("pulled", kube.directory / "logs")
+        container = pod.start("app", reference, [f"{closure.top}/bin/sleep", "1000"])
+        listed = pod.exec(container, f"{closure.top}/bin/ls", "/nix/store").split()
+        assert listed == sorted(path.removeprefix("/nix/store/") for path in closure.paths)
+        assert "inferred" not in kube.nixsnap.log_text()
+        pod.remove()
+    finally:
+        registry.stop()
+
+
+def test_layers_of_every_kind(kube, closure, tmp_path):
+    """An ordinary base image, a nix layer, a plain layer and another nix layer, as one image in a pod."""
+    base = build_plain_image(tmp_path / "base.tar", reference="lab.invalid/base:1")
+    first = build_image(
+        closure, tmp_path / "first.tar", reference="lab.invalid/first:1", options=["--from-image", base]
+    )
+    upper = nix_closure(2, salt="upper", name="upper-app")
+    second = store_archive(upper, "layers", options=("--from-image", str(first)))
+    kube.cri.pull(f"nix:0{second}")
+    pod = kube.cri.run_pod("layers", kube.directory / "logs")
+    container = pod.start("app", f"nix:0{second}", ["/bin/sleep", "1000"])
+    assert pod.exec(container, "/bin/busybox", "echo", "base") == "base\n"
+    assert pod.exec(container, f"{closure.top}/bin/echo", "first") == "first\n"
+    listed = pod.exec(container, f"{upper.top}/bin/ls", "/nix/store").split()
+    assert set(listed) == {path.removeprefix("/nix/store/") for path in (*closure.paths, *upper.paths)}
+    pod.remove()
+
+
+def test_garbage_collection_takes_nothing_of_a_live_image(kube):
+    """While containerd has the image, Nix's collector would take neither archive nor closure; afterwards both."""
+    app = nix_closure(2, name="collected-app", salt="collected by images")
+    archive = store_archive(app, "collected")
+    own = {archive, *(path for path in app.paths if not path.endswith("-busybox-static"))}
+    kube.cri.pull(f"nix:0{archive}:latest")
+    assert not own & set(nix_store("--gc", "--print-dead", check=False))
+    kube.cri.remove_image(f"nix:0{archive}:latest")
+    kube.containerd.collect_garbage()
+    wait_until(lambda: own <= set(nix_store("--gc", "--print-dead", check=False)), what="give the roots up")
+
+
+def test_concurrent_pulls_are_one(kube):
+    """Ten pods that want the same image get it from one pull."""
+    archive = store_archive(nix_closure(2, name="ten", salt="ten"), "ten")
+    with ThreadPoolExecutor(10) as pool:
+        ids = set(pool.map(kube.cri.pull, [f"nix:0{archive}"] * 10))
+    assert len(ids) == 1
+    assert kube.nixsnap.log_text().count("pulled reference=") == 1
+
+
+def test_ordinary_references_go_to_containerd(kube):
+    """A reference that is not ours fails or succeeds as containerd says, and other methods pass through."""
+    with pytest.raises(grpc.RpcError) as ours:
+        kube.cri.pull("localhost:1/none:1", username="u", password="p")
+    direct = Cri(runtime=kube.containerd.address, images=kube.containerd.address)
+    with pytest.raises(grpc.RpcError) as theirs:
+        direct.pull("localhost:1/none:1", username="u", password="p")
+    direct.close()
+    assert ours.value.code() == theirs.value.code()
+    assert ours.value.details() == theirs.value.details()
+    assert PAUSE in kube.cri.images()
+    kube.cri.call("ImageService", "ImageFsInfo")
+    with grpc.insecure_channel(f"unix://{kube.nixsnap.address}") as channel:
+        unknown = channel.unary_unary("/runtime.v1.ImageService/FromTheFuture")
+        with pytest.raises(grpc.RpcError) as raised:
+            unknown(b"", timeout=10)
+        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("reference", "code", "words"),
+    [
+        ("nix:0/etc/passwd", grpc.StatusCode.INVALID_ARGUMENT, "/etc/passwd"),
+        ("nix:0/nix/store/../../x", grpc.StatusCode.INVALID_ARGUMENT, "../../x"),
+        ("nix:0/nix/store/" + "a" * 32 + "-x.tar", grpc.StatusCode.NOT_FOUND, "a" * 32),
+        (
+            "nix:0/nix/store/" + "a" * 32 + "-x.tar@sha256:" + "0" * 64,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "nix:0",
+        ),
+    ],
+)
+def test_bad_references(kube, reference, code, words):
+    """They are refused by name; no image, lease or root is left."""
+    with pytest.raises(grpc.RpcError) as raised:
+        kube.cri.pull(reference)
+    assert raised.value.code() is code
+    assert words in raised.value.details()
+    assert kube.roots() == []
+    assert kube.containerd.ctr("leases", "ls", "--quiet", namespace="k8s.io").stdout.split() == []
+
+
+def test_a_store_path_that_is_no_archive(kube, closure, tmp_path):
+    """A directory, or a file that is no image archive, is refused by name and gets no root."""
+    (tmp_path / "no-archive").write_text("hello")
+    for path in (closure.top, nix_store("--add", str(tmp_path / "no-archive"))[0]):
+        with pytest.raises(grpc.RpcError) as raised:
+            kube.cri.pull(f"nix:0{path}")
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert path in raised.value.details()
+    assert kube.roots() == []
+
+
+def test_containerd_may_restart(kube, closure):
+    """The image service answers again as soon as containerd does."""
+    archive = store_archive(closure, "restart")
+    kube.cri.pull(f"nix:0{archive}")
+    kube.containerd.process.stop()
+    with pytest.raises(grpc.RpcError) as raised:
+        kube.cri.images()
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    kube.containerd.restart()
+
+    def answers() -> bool:
+        try:
+            return f"nix:0{archive}:latest" in kube.cri.images()
+        except grpc.RpcError:
+            return False
+
+    wait_until(answers, what="answer again")
