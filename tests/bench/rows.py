@@ -1,0 +1,225 @@
+"""What the table shows: which series is set against which, and the target it is to reach."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import attrs
+
+from bench import cycles, density, load, reading, start
+from bench.results import Series
+
+
+class Of(Enum):
+    """What a target is about."""
+
+    RATIO = "ratio"
+    MEDIAN = "median"
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """A bound, in the series' unit where it is about the median.
+
+    Attributes:
+        limit: The bound.
+        of: What it bounds: the median itself, or its ratio to that of the counterpart.
+        at_least: It is a lower bound; otherwise an upper one.
+    """
+
+    limit: float
+    of: Of
+    at_least: bool = False
+
+    def is_met(self, ours: Series, reference: Series | None) -> bool:
+        """Whether the median, or the ratio of medians, is within the bound."""
+        value = ours.median
+        if self.of is Of.RATIO:
+            if reference is None:
+                raise ValueError(f"{ours.name}: a ratio of what to what?")
+            value /= reference.median
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """A line of the table; one whose series were not measured is left out.
+
+    Attributes:
+        what: What was done.
+        ours: Name of the series that is in question.
+        reference: Name of its counterpart, measured in turn with it.
+        against: What the counterpart is.
+        target: What is to be reached.
+    """
+
+    what: str
+    ours: str
+    reference: str | None = None
+    against: str = ""
+    target: Target | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Section:
+    """A part of the table under a heading of its own."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+def _ratio(limit: float, *, at_least: bool = False) -> Target:
+    return Target(limit=limit, of=Of.RATIO, at_least=at_least)
+
+
+def _median(limit: float, *, at_least: bool = False) -> Target:
+    return Target(limit=limit, of=Of.MEDIAN, at_least=at_least)
+
+
+def _paths(count: int) -> str:
+    return "1 path" if count == 1 else f"{count:,} paths"
+
+
+PLAIN = "plain image, overlayfs"
+MANY = density.CONTAINERS
+LAYERED = "`ctr image import` of the same files in a layer, overlayfs"
+CYCLES_WANTED = {1: 340, 4: 560}
+LOAD_WANTED = {(1000, form): _median(0.4) for form in load.FORMS}
+
+START = Section(
+    title="Start to exit: `ctr run --rm … true`",
+    rows=(
+        *(
+            Row(
+                what=f"Nix image, {_paths(size)}",
+                ours=f"start/nix-{size}",
+                reference="start/plain",
+                against=PLAIN,
+                target=_ratio(1.10),
+            )
+            for size in start.SIZES
+        ),
+        Row(
+            what="plain image on nixsnap",
+            ours="start/plain-on-nixsnap",
+            reference="start/plain",
+            against=PLAIN,
+        ),
+        Row(
+            what="plain image on overlayfs once more (noise)",
+            ours="start/plain-again",
+            reference="start/plain",
+            against=PLAIN,
+        ),
+    ),
+)
+
+DENSITY = Section(
+    title=f"Density: {MANY} containers of {_paths(density.PATHS)} each running",
+    rows=(
+        Row(
+            what="mounts a container brings to the host",
+            ours="density/mounts-nix",
+            reference="density/mounts-plain",
+            against=f"{MANY} plain ones, overlayfs",
+            target=_median(3),
+        ),
+        Row(
+            what=f"starting the {MANY}",
+            ours="density/start-all-nix",
+            reference="density/start-all-plain",
+            against=f"{MANY} plain ones, overlayfs",
+        ),
+        Row(
+            what="next start of the Nix image",
+            ours="density/next-nix-beside-nix",
+            reference="density/next-plain-beside-plain",
+            against=f"next plain start beside {MANY} plain ones",
+            target=_ratio(1.15),
+        ),
+        Row(
+            what="next start of the Nix image",
+            ours="density/next-nix-beside-nix",
+            reference="density/next-plain-beside-nothing",
+            against="plain start with nothing running",
+            target=_ratio(1.15),
+        ),
+        Row(
+            what="next start of a plain image beside them",
+            ours="density/next-plain-beside-nix",
+            reference="density/next-plain-beside-plain",
+            against=f"next plain start beside {MANY} plain ones",
+        ),
+        Row(
+            what=f"killing and removing the {MANY}, until all is gone",
+            ours="density/teardown-nix",
+            reference="density/teardown-plain",
+            against=f"{MANY} plain ones, overlayfs",
+            target=_median(3.0),
+        ),
+    ),
+)
+
+CYCLES = Section(
+    title="Snapshot life cycles: Prepare, Mounts, Commit, Stat, Remove",
+    rows=tuple(
+        row
+        for clients in cycles.CLIENTS
+        for row in (
+            Row(
+                what=f"{clients} client{'s'[: clients - 1]}",
+                ours=f"cycles/nixsnap-{clients}",
+                reference=f"cycles/overlayfs-{clients}",
+                against="overlayfs, by containerd's socket",
+                target=_median(CYCLES_WANTED[clients], at_least=True),
+            ),
+            Row(
+                what=f"{clients} client{'s'[: clients - 1]}",
+                ours=f"cycles/nixsnap-{clients}",
+                reference=f"cycles/compared-{clients}",
+                against="the daemon it was compared with",
+                target=_ratio(1.0, at_least=True),
+            ),
+        )
+    ),
+)
+
+LOAD = Section(
+    title="Loading an image whose store paths are all present: `nix2container load`",
+    rows=tuple(
+        Row(
+            what=f"{_paths(size)}, {form} annotations",
+            ours=f"load/nix-{size}-{form}",
+            reference=f"load/layered-{size}",
+            against=LAYERED,
+            target=LOAD_WANTED.get((size, form)),
+        )
+        for size in load.SIZES
+        for form in load.FORMS
+    ),
+)
+
+READING = Section(
+    title=f"Opening and reading a small file in each of {_paths(reading.PATHS)} in a container",
+    rows=tuple(
+        Row(
+            what=f"{which} in a container",
+            ours=f"reading/{name}-nix",
+            reference=f"reading/{name}-layered",
+            against="the same files in a layer, overlayfs",
+        )
+        for name, which in (("first", "first time"), ("later", "every later time"))
+    ),
+)
+
+DAEMON = Section(
+    title="The daemon",
+    rows=(
+        Row(what="from exec to READY=1", ours="daemon/ready", target=_median(0.4)),
+        Row(what="resident memory, idle after its start", ours="memory/idle", target=_median(48 * 2**20)),
+        Row(what="resident memory, after the life cycles above", ours="memory/after-cycles"),
+        Row(what="resident memory, after the loads above", ours="memory/after-load"),
+    ),
+)
+
+SECTIONS = (START, DENSITY, CYCLES, LOAD, READING, DAEMON)
