@@ -122,7 +122,8 @@ class Authorizer:
         if self._credentials is None:
             return PermissionDeniedError(error.message, hint=self._how_to_log_in())
         hint = error.hint
-        if self._challenge is not None and self._challenge.scheme == "basic":
+        is_basic = self._challenge is not None and self._challenge.scheme == "basic"
+        if is_basic and refused.status == HTTPStatus.UNAUTHORIZED:
             hint = self._how_to_log_in()  # it is not the right to push here that is missing
         return PermissionDeniedError(f"{error.message}; shown was {self._credentials}", hint=hint)
 

@@ -154,7 +154,8 @@ class Session:
 
     def error(self, answer: Answer, doing: str) -> NixsnapError:
         """Make the error for an answer; `doing` as for `failures.refusal`."""
-        if answer.status == HTTPStatus.UNAUTHORIZED and self._is_ours(answer.url):
+        is_denied = answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+        if is_denied and self._is_ours(answer.url) and not failures.says_full(answer):
             return self._authorizer.denial(answer, doing)
         return failures.refusal(answer, registry=self.registry, doing=doing)
 

@@ -220,7 +220,7 @@ def test_many_threads_at_once():
         except OSError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=create) for _ in range(8)]
+    threads = [threading.Thread(daemon=True, target=create) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

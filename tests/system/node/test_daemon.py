@@ -88,7 +88,7 @@ def test_sigterm_lets_a_call_finish(directory, closure):
     with daemon_with(directory, config) as daemon, connect(daemon.address) as rpc:
         results: list[object] = []
         labels = store_path_labels([closure.top])
-        call = threading.Thread(target=lambda: results.append(rpc.prepare("key", labels=labels)))
+        call = threading.Thread(daemon=True, target=lambda: results.append(rpc.prepare("key", labels=labels)))
         call.start()
         while not (directory / "begun").exists():
             time.sleep(0.01)
@@ -305,7 +305,7 @@ def test_half_made_views_are_not_taken_for_whole(directory, closure):
             with contextlib.suppress(grpc.RpcError):
                 rpc.prepare("container", "image")
 
-        call = threading.Thread(target=prepare)
+        call = threading.Thread(daemon=True, target=prepare)
         call.start()
         while len(daemon.view_mounts()) < 20:
             time.sleep(0.001)
@@ -384,7 +384,7 @@ def test_no_child_is_left_by_a_killed_daemon(directory, closure):
             rpc.prepare("key", labels=labels)
 
     with daemon_with(directory, config) as daemon, connect(daemon.address) as rpc:
-        call = threading.Thread(target=prepare_in_vain)
+        call = threading.Thread(daemon=True, target=prepare_in_vain)
         call.start()
         time.sleep(0.3)
         daemon.kill()

@@ -386,7 +386,7 @@ def test_cleanup_beside_everything_else(rpc, nixsnap, closure):
         rpc.remove(f"c{number}")
         return whole
 
-    cleaner = threading.Thread(target=clean)
+    cleaner = threading.Thread(daemon=True, target=clean)
     cleaner.start()
     with ThreadPoolExecutor(4) as pool:
         whole = list(pool.map(cycle, range(200)))
@@ -448,7 +448,7 @@ def test_killed_daemon_is_swept_at_start(directory, closure):
                 except grpc.RpcError:
                     return
 
-        threads = [threading.Thread(target=hammer) for _ in range(3)]
+        threads = [threading.Thread(daemon=True, target=hammer) for _ in range(3)]
         for thread in threads:
             thread.start()
         threading.Event().wait(0.7)

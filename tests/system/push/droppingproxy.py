@@ -35,7 +35,7 @@ class DroppingProxy:
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(daemon=True, target=self._accept)]
         self._threads[0].start()
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class DroppingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=self._serve, args=(client,))
+            thread = threading.Thread(daemon=True, target=self._serve, args=(client,))
             thread.start()
             self._threads.append(thread)
 

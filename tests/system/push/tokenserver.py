@@ -51,7 +51,7 @@ class TokenServer:
         self._lifetime_seconds = lifetime_seconds
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(daemon=True, target=self._server.serve_forever)
         self._thread.start()
 
     def close(self) -> None:

@@ -101,7 +101,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     received: list[bytes] = []
-    reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()))
+    reader = threading.Thread(daemon=True, target=lambda: received.append(fifo.read_bytes()))
     reader.start()
     with whole_file(str(fifo)) as stream:
         stream.write(b"content")

@@ -66,7 +66,7 @@ def test_a_pipe_is_copied(tmp_path: Path, pack) -> None:
                 pipe.write(bytes([byte]))
             pipe.write(raw[12:])
 
-    writer = threading.Thread(target=feed)
+    writer = threading.Thread(daemon=True, target=feed)
     writer.start()
     with os.fdopen(read_fd, "rb") as pipe:
         fd = spool.open_stream(pipe, what="standard input", scratch=str(tmp_path))
@@ -82,7 +82,7 @@ def test_a_fifo_by_name_is_copied(tmp_path: Path) -> None:
     """`/dev/stdin` and process substitution are names of pipes."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    writer = threading.Thread(target=fifo.write_bytes, args=(TEXT,))
+    writer = threading.Thread(daemon=True, target=fifo.write_bytes, args=(TEXT,))
     writer.start()
 
     assert content(spool.open_path(fifo)) == TEXT

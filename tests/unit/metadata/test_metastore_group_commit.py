@@ -164,7 +164,7 @@ class TestBatches:
                 with store.read() as reader:
                     assert reader.get(f"{name}-{number}")[0] == made
 
-        threads = [threading.Thread(target=client, args=(name,)) for name in "abcd"]
+        threads = [threading.Thread(daemon=True, target=client, args=(name,)) for name in "abcd"]
         for thread in threads:
             thread.start()
         for thread in threads:

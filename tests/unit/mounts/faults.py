@@ -135,7 +135,7 @@ def with_faults(action: Callable[[], Result], *faults: Fault) -> Result:
         except BaseException as error:  # noqa: BLE001 - raised again in the test's own thread
             outcome["error"] = error
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(daemon=True, target=run)
     thread.start()
     thread.join()
     if "error" in outcome:

@@ -210,7 +210,7 @@ def test_files_that_appear_meanwhile_go_too(tmp_path):
             except FileNotFoundError:
                 return
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(daemon=True, target=write)
     writer.start()
     try:
         kernel.remove_tree(tree)
@@ -238,7 +238,7 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path):
             except StepError as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=remove) for _ in range(2)]
+        threads = [threading.Thread(daemon=True, target=remove) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -162,7 +162,7 @@ def test_a_tree_that_changes_all_the_time_is_counted_without_an_error(tmp_path):
                 except OSError:
                     continue
 
-    churner = threading.Thread(target=churn)
+    churner = threading.Thread(daemon=True, target=churn)
     churner.start()
     try:
         for _ in range(300):

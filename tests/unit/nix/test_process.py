@@ -75,7 +75,7 @@ def test_end_all_ends_the_whole_process_group(tmp_path):
             time.sleep(0.01)
         process.end_all()
 
-    thread = threading.Thread(target=end_when_running)
+    thread = threading.Thread(daemon=True, target=end_when_running)
     thread.start()
     with pytest.raises(UnavailableError, match="killed by signal 15"):
         run(f"sleep 100 & echo $! > {pid_file}; wait")

@@ -109,7 +109,7 @@ def running(**settings: Any) -> Iterator[FakeRegistry]:
     registry = FakeRegistry(**settings)
     server = _Server(("127.0.0.1", 0), _handler_for(registry))
     registry.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(daemon=True, target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield registry

@@ -13,7 +13,8 @@ from nixsnap.registry.credentials import Credentials, DockerConfig
 from nixsnap.registry.endpoint import Endpoint, default_endpoint
 
 HOST = "registry.invalid:5000"
-HUB = "https://index.docker.io/v1/"
+HUB = "docker.io"
+HUB_KEY = f"https://index.{HUB}/v1/"
 
 
 def auth_of(user: str, password: str) -> str:
@@ -98,21 +99,17 @@ def test_very_key_comes_first(write):
     assert said(config.find(endpoint())) == ("c", "d", "", "")
 
 
-@pytest.mark.parametrize("key", [HUB, "docker.io", "index.docker.io", "https://docker.io"])
+@pytest.mark.parametrize("key", [HUB_KEY, HUB, f"index.{HUB}", f"https://{HUB}"])
 def test_hub(write, key):
     """Docker Hub's are under a URL that nothing else has, or under any of its names."""
-    assert (
-        said(write({"auths": {key: {"auth": auth_of("me", "pw")}}}).find(endpoint("docker.io"))) is not None
-    )
+    assert said(write({"auths": {key: {"auth": auth_of("me", "pw")}}}).find(endpoint(HUB))) is not None
 
 
 def test_mirror_has_its_own(write):
     """A host in another registry's place is not shown what that registry would be."""
-    config = write(
-        {"auths": {"docker.io": {"auth": auth_of("me", "pw")}, "mirror.invalid": {"identitytoken": "M"}}}
-    )
-    mirror = Endpoint(registry="docker.io", scheme="https", host="mirror.invalid")
-    other = Endpoint(registry="docker.io", scheme="https", host="other.invalid")
+    config = write({"auths": {HUB: {"auth": auth_of("me", "pw")}, "mirror.invalid": {"identitytoken": "M"}}})
+    mirror = Endpoint(registry=HUB, scheme="https", host="mirror.invalid")
+    other = Endpoint(registry=HUB, scheme="https", host="other.invalid")
     assert said(config.find(mirror)) == ("", "", "M", "")
     assert config.find(other) is None
 
@@ -187,8 +184,8 @@ def test_helper_of_the_host_comes_before_the_store(write, helper):
 def test_helper_is_asked_for_hub_by_its_url(write, helper, tmp_path):
     """The one that Docker stores it under."""
     helper("""echo '{"Username": "<token>", "Secret": "T"}'""")
-    assert said(write({"credsStore": "test"}).find(endpoint("docker.io"))) == ("", "", "T", "")
-    assert (tmp_path / "asked").read_text() == f"get {HUB}\n"
+    assert said(write({"credsStore": "test"}).find(endpoint(HUB))) == ("", "", "T", "")
+    assert (tmp_path / "asked").read_text() == f"get {HUB_KEY}\n"
 
 
 def test_helper_that_has_none(write, helper):

@@ -10,7 +10,7 @@ import pytest
 import urllib3
 from fakeregistry import Fault, running
 
-from nixsnap.errors import FailedPreconditionError, PermissionDeniedError
+from nixsnap.errors import FailedPreconditionError, PermissionDeniedError, ResourceExhaustedError
 from nixsnap.registry.credentials import DockerConfig
 from nixsnap.registry.networkfailures import BrokenConnectionError, UnreachableError
 from nixsnap.registry.retry import ATTEMPTS, AbandonedError
@@ -64,6 +64,26 @@ def test_no_password(fake, open_session):
     session = open_session(fake.host)
     with pytest.raises(PermissionDeniedError, match=r"no-config\.json has none"):
         session.call(get(session, "manifests", "1"))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [(b"", PermissionDeniedError), (b"quota exceeded", ResourceExhaustedError)]
+)
+def test_forbidden(fake, open_session, logged_in, body, expected):
+    """The error says to whom, unless it is everyone because there is no room."""
+    session = open_session(fake.host, config=logged_in)
+    session.call(get(session, "manifests", "1"))
+    fake.faults.append(Fault(method="GET", status=403, body=body))
+    error = session.error(session.call(get(session, "manifests", "1")), "do it")
+    assert type(error) is expected
+    assert ("shown was the user 'me' from" in error.message) is (expected is PermissionDeniedError)
+
+
+def test_forbidden_for_who_is_not_logged_in(fake, session):
+    """The error says how to."""
+    fake.faults.append(Fault(method="GET", status=403))
+    error = session.error(session.call(get(session, "manifests", "1")), "do it")
+    assert error.hint == f"log in first: docker login {fake.host}"
 
 
 def test_challenges_without_end(fake, open_session):

@@ -55,7 +55,7 @@ def serve() -> Iterator[Callable[[bytes], int]]:
                 while connection.recv(1 << 16):
                     pass
 
-        threads.append(threading.Thread(target=run))
+        threads.append(threading.Thread(daemon=True, target=run))
         threads[-1].start()
         return listener.getsockname()[1]
 
@@ -150,15 +150,15 @@ def test_slow_reader(make):
             with listener.accept()[0] as connection:
                 time.sleep(0.6)
                 head = b""
-                while b"\r\n\r\n" not in head:
-                    head += connection.recv(1 << 16)
+                while b"\r\n\r\n" not in head and (data := connection.recv(1 << 16)):
+                    head += data
                 left = size - len(head.partition(b"\r\n\r\n")[2])
                 while left > 0 and (data := connection.recv(1 << 20)):
                     left -= len(data)
                 connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
 
         size = 32 << 20
-        thread = threading.Thread(target=read_slowly)
+        thread = threading.Thread(daemon=True, target=read_slowly)
         thread.start()
         transport = make(host, connect_timeout_seconds=0.2)
         request = Request(method="PUT", url=f"http://{host}/", payload=Payload.of(bytes(size)))
