@@ -287,11 +287,14 @@ def test_shutdown_is_bounded(directory, closure):
 
 def test_builder_that_leaves_a_process_behind(directory, closure):
     """What a builder leaves running, with our pipe in its hands, does not hold up the call (ssh's ControlPersist)."""
-    config = builder(directory, "mkdir -p $(dirname $1); ln -s $2 $1; setsid sleep 20 & exit 0")
+    config = builder(
+        directory, f"mkdir -p $(dirname $1); ln -s $2 $1; setsid sleep 1000 & echo $! > {directory}/pid"
+    )
     with daemon_with(directory, config) as daemon, connect(daemon.address) as rpc:
-        before = time.monotonic()
-        rpc.prepare("key", labels=store_path_labels([closure.top]))
-        assert time.monotonic() - before < 15
+        try:
+            rpc.prepare("key", labels=store_path_labels([closure.top]))  # its deadline is a minute
+        finally:
+            os.kill(int((directory / "pid").read_text()), signal.SIGKILL)
 
 
 def test_half_made_views_are_not_taken_for_whole(directory, closure):
@@ -307,12 +310,12 @@ def test_half_made_views_are_not_taken_for_whole(directory, closure):
 
         call = threading.Thread(daemon=True, target=prepare)
         call.start()
-        while len(daemon.view_mounts()) < 20:
+        while call.is_alive() and len(daemon.view_mounts()) < 20:
             time.sleep(0.001)
         daemon.kill()
         call.join()
     with daemon_with(directory, config) as daemon, connect(daemon.address) as rpc:
-        assert daemon.view_mounts() == []
+        assert not [mount for mount in daemon.view_mounts() if "/new-" in str(mount.point)]
         if "container" in rpc.list():
             mount = rpc.mounts("container")
             assert all(any(path.iterdir()) for path in (files(mount) / "nix/store").glob("*-dep-*"))
