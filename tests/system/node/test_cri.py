@@ -220,16 +220,21 @@ def test_layers_of_every_kind(kube, closure, tmp_path):
     pod.remove()
 
 
-def test_garbage_collection_takes_nothing_of_a_live_image(kube):
-    """While containerd has the image, Nix's collector would take neither archive nor closure; afterwards both."""
-    app = nix_closure(2, name="collected-app", salt="collected by images")
-    archive = store_archive(app, "collected")
-    own = {archive, *(path for path in app.paths if not path.endswith("-busybox-static"))}
+def test_roots_live_as_long_as_the_image(kube):
+    """While containerd has the image, Nix's collector finds roots for archive and closure; afterwards for neither."""
+    app = nix_closure(2, name="rooted-app", salt="rooted")
+    archive = store_archive(app, "rooted")
     kube.cri.pull(f"nix:0{archive}:latest")
-    assert not own & set(nix_store("--gc", "--print-dead", check=False))
+    for path in (archive, *app.paths):
+        assert any(str(kube.nixsnap.root) in root for root in nix_store("--query", "--roots", path)), path
     kube.cri.remove_image(f"nix:0{archive}:latest")
-    kube.containerd.collect_garbage()
-    wait_until(lambda: own <= set(nix_store("--gc", "--print-dead", check=False)), what="give the roots up")
+
+    def rooted() -> bool:
+        return any(
+            str(kube.nixsnap.root) in root for root in nix_store("--query", "--roots", archive, app.top)
+        )
+
+    wait_until(lambda: not rooted(), what="give the roots up")
 
 
 def test_concurrent_pulls_are_one(kube):
