@@ -109,10 +109,14 @@ def test_daemon_restart_leaves_containers_alone(loaded, closure):
             container, f"{closure.top}/bin/ls", "/nix/store"
         ).stdout.split() == names(closure)
         loaded.containerd.remove_container(container)
+
+        def runs() -> bool:
+            shown = loaded.containerd.run(REFERENCE, f"{closure.top}/bin/ls", "/nix/store", check=False)
+            return shown.stdout.split() == names(closure)
+
         # containerd 1.6 waits a moment before it calls a proxy again that was away, and what its collector could not
         # remove meanwhile it removes after the next container.
-        shown = loaded.containerd.run(REFERENCE, f"{closure.top}/bin/ls", "/nix/store").stdout.split()
-        assert shown == names(closure)
+        wait_until(runs, what="run a container again")
         wait_until(lambda: restarted.view_mounts() == [], what="take the views down")
     finally:
         loaded.containerd.stop()

@@ -32,7 +32,7 @@ def client(name):
         os.write(1, f"{key} {made.id}\\n".encode())
 
 for name in "abcd":
-    threading.Thread(daemon=True, target=client, args=(name,)).start()
+    threading.Thread(target=client, args=(name,)).start()
 """
 
 
