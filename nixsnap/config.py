@@ -7,16 +7,20 @@ change over without an edit; the keys it does not know are ours.
 from __future__ import annotations
 
 import enum
+import math
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from nixsnap.errors import InvalidArgumentError
 
 DEFAULT_CONFIG_PATH = Path("/etc/nix-snapshotter/config.toml")
+
+_NIX_OPTION: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 
 
 class StoreView(enum.StrEnum):
@@ -73,6 +77,74 @@ class ImageServiceConfig:
     )
 
 
+def _to_words(value: object) -> tuple[str, ...]:
+    """A list of strings that Nix takes as a setting of words."""
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise TypeError("must be a list of strings")
+    for word in value:
+        if not word or word.split() != [word]:
+            raise ValueError(f"must have no white space in an element, and no empty one: {word!r}")
+    return tuple(value)
+
+
+def _to_nix_options(value: object) -> tuple[tuple[str, str], ...]:
+    """A table of Nix settings, as `{ access-tokens = "github.com=…" }`."""
+    items = value.items() if isinstance(value, dict) else value
+    if not isinstance(items, Iterable) or isinstance(items, str):
+        raise TypeError("must be a table")
+    return tuple((name, _to_nix_value(name, setting)) for name, setting in items)
+
+
+def _to_nix_value(name: str, value: object) -> str:
+    if not isinstance(value, str | int):
+        raise TypeError(f"must have strings, numbers or booleans as values: {name!r}")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if not _NIX_OPTION.fullmatch(name) or "\n" in text:
+        raise ValueError(f"is no setting of Nix: {name!r}")
+    return text
+
+
+def _to_count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("must be a whole number")
+    if value < 1:
+        raise ValueError(f"must be 1 or more, not {value}")
+    return value
+
+
+def _to_seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("must be a number of seconds")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"must be 0 or more, not {value}")
+    return float(value)
+
+
+@attrs.frozen(kw_only=True)
+class NixConfig:
+    """The `[nix]` table: how Nix is called. Nothing here changes the system's own nix.conf.
+
+    Attributes:
+        max_jobs: Nix calls that fetch or build, at once; what is more waits its turn.
+        substituters: Binary caches beside those of the system's nix.conf.
+        trusted_public_keys: Keys of caches beside those of the system's nix.conf.
+        netrc_file: Passwords for caches, in place of the system's `netrc-file`.
+        extra_options: Any other settings of Nix, by name: `access-tokens`, `connect-timeout`.
+        allow_build: Build what no cache has and whose derivation the store knows. An image still cannot name a build.
+        stall_seconds: Stop a fetch of which nothing has been heard for so long; 0 never does.
+        grace_seconds: How long a fetch goes on after the last caller that waited for it has gone.
+    """
+
+    max_jobs: int = attrs.field(default=4, converter=_to_count)
+    substituters: tuple[str, ...] = attrs.field(default=(), converter=_to_words)
+    trusted_public_keys: tuple[str, ...] = attrs.field(default=(), converter=_to_words)
+    netrc_file: Path | None = attrs.field(default=None, converter=_to_optional_path)
+    extra_options: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_to_nix_options)
+    allow_build: bool = attrs.field(default=False, converter=_to_bool)
+    stall_seconds: float = attrs.field(default=600.0, converter=_to_seconds)
+    grace_seconds: float = attrs.field(default=30.0, converter=_to_seconds)
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """What `nixsnap serve` runs with.
@@ -87,6 +159,7 @@ class Config:
         store_root: A prefix under which the store lies on this host, for stores elsewhere.
         infer_nix_layers: Recognise a nix layer that arrives without annotations by its content.
         image_service: The `[image_service]` table.
+        nix: The `[nix]` table.
     """
 
     address: Path = attrs.field(default=Path("/run/nix-snapshotter/nix-snapshotter.sock"), converter=_to_path)
@@ -100,6 +173,7 @@ class Config:
     store_root: Path | None = attrs.field(default=None, converter=_to_optional_path)
     infer_nix_layers: bool = attrs.field(default=True, converter=_to_bool)
     image_service: ImageServiceConfig = attrs.field(factory=ImageServiceConfig)
+    nix: NixConfig = attrs.field(factory=NixConfig)
 
     @property
     def host_store(self) -> Path:
@@ -107,6 +181,9 @@ class Config:
         if self.store_root is None:
             return self.store_dir
         return self.store_root / self.store_dir.relative_to("/")
+
+
+_TABLES: Final = {"image_service": ImageServiceConfig, "nix": NixConfig}
 
 
 def load(path: Path, *, required: bool, overrides: Mapping[str, Any]) -> Config:
@@ -130,10 +207,9 @@ def load(path: Path, *, required: bool, overrides: Mapping[str, Any]) -> Config:
     except (OSError, ValueError) as exc:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise InvalidArgumentError(f"configuration file {str(path)!r}: {exc}") from exc
     source = f"configuration file {str(path)!r}"
-    if "image_service" in values:
-        values["image_service"] = _build(
-            ImageServiceConfig, values["image_service"], prefix="image_service.", source=source
-        )
+    for name, cls in _TABLES.items():
+        if name in values:
+            values[name] = _build(cls, values[name], prefix=f"{name}.", source=source)
     config: Config = _build(Config, values, prefix="", source=source)
     return _evolve(config, overrides)
 

@@ -94,3 +94,10 @@ class UnimplementedError(NixsnapError):
 
     status = "UNIMPLEMENTED"
     exit_code = 10
+
+
+class CancelledError(NixsnapError):
+    """The caller went away before the work was done: nobody reads this."""
+
+    status = "CANCELLED"
+    exit_code = 11

@@ -18,6 +18,8 @@ import attrs
 
 from nixsnap.errors import InvalidArgumentError, NotFoundError
 from nixsnap.nix import process
+from nixsnap.nix.caller import Caller
+from nixsnap.nix.progress import ProgressSink, ignore
 from nixsnap.nix.storepath import StorePath, parse_closure
 
 # execve takes 128 KiB an argument and a quarter of the stack limit (8 MiB, so 2 MiB) in all, environment included.
@@ -58,14 +60,29 @@ class ClosureRequest:
 class Realiser(Protocol):
     """Makes closures present."""
 
-    def realise(self, request: ClosureRequest, *, gcroots: Path) -> tuple[StorePath, ...]:
+    def realise(
+        self,
+        request: ClosureRequest,
+        *,
+        gcroots: Path,
+        progress: ProgressSink = ignore,
+        caller: Caller | None = None,
+    ) -> tuple[StorePath, ...]:
         """Make every store path of `request` present, with roots in the directory `gcroots`, which is made.
+
+        Args:
+            request: What is wanted.
+            gcroots: Directory of the roots, of which the caller has no other use.
+            progress: Told how the fetch goes on; not at all where nothing has to be fetched.
+            caller: Who waits for it; None waits to the end.
 
         Returns:
             The closure: the paths that were asked for and those the closureInfo lists, sorted, each once, all present.
 
         Raises:
-            NixsnapError: Not all of it could be made present; `gcroots` may hold some roots, which the caller removes.
+            CancelledError: The caller went away; a fetch under way goes on for a while, for a retry to join.
+            NixsnapError: Not all of it could be made present. Here and there `gcroots` may hold some roots, which
+                the caller removes.
         """
         ...
 
@@ -82,7 +99,14 @@ class NixStoreRealiser:
     store: Path
     store_root: Path | None = None
 
-    def realise(self, request: ClosureRequest, *, gcroots: Path) -> tuple[StorePath, ...]:
+    def realise(
+        self,
+        request: ClosureRequest,
+        *,
+        gcroots: Path,
+        progress: ProgressSink = ignore,  # noqa: ARG002
+        caller: Caller | None = None,  # noqa: ARG002
+    ) -> tuple[StorePath, ...]:
         """As `Realiser.realise` says."""
         gcroots.mkdir(mode=0o755, parents=True, exist_ok=True)
         listed: list[StorePath] = []
@@ -134,7 +158,14 @@ class ExternalBuilder:
     program: Path
     store: Path
 
-    def realise(self, request: ClosureRequest, *, gcroots: Path) -> tuple[StorePath, ...]:
+    def realise(
+        self,
+        request: ClosureRequest,
+        *,
+        gcroots: Path,
+        progress: ProgressSink = ignore,  # noqa: ARG002
+        caller: Caller | None = None,  # noqa: ARG002
+    ) -> tuple[StorePath, ...]:
         """As `Realiser.realise` says."""
         gcroots.mkdir(mode=0o755, parents=True, exist_ok=True)
         listed: list[StorePath] = []

@@ -58,6 +58,19 @@ def test_missing_default_file_means_defaults(tmp_path):
         ("root = 5", "'root': must be a string"),
         ('store_view = "fuse"', "'store_view': 'fuse' is not a valid StoreView"),
         ("readonly_store = 1", "'readonly_store': must be true or false"),
+        ("nix = 1", "'nix' must be a table"),
+        ("[nix]\nmax-jobs = 1", "unknown key 'nix.max-jobs'"),
+        ("[nix]\nmax_jobs = 0", "'nix.max_jobs': must be 1 or more, not 0"),
+        ("[nix]\nmax_jobs = true", "'nix.max_jobs': must be a whole number"),
+        ('[nix]\nsubstituters = "https://a"', "'nix.substituters': must be a list of strings"),
+        ('[nix]\nsubstituters = ["a b"]', "'nix.substituters': must have no white space"),
+        ('[nix]\nextra_options = { "a b" = "c" }', "'nix.extra_options': is no setting of Nix: 'a b'"),
+        ('[nix]\nextra_options = { a = "b\\nc" }', "'nix.extra_options': is no setting of Nix: 'a'"),
+        ("[nix]\nextra_options = { a = [] }", "'nix.extra_options': must have strings"),
+        ("[nix]\nextra_options = 3", "'nix.extra_options': must be a table"),
+        ("[nix]\nstall_seconds = -1", "'nix.stall_seconds': must be 0 or more"),
+        ('[nix]\ngrace_seconds = "1"', "'nix.grace_seconds': must be a number of seconds"),
+        ('[nix]\nnetrc_file = "netrc"', "'nix.netrc_file': must be an absolute path"),
         ("root = ", "Invalid value"),
         ("\x00", "Invalid statement"),
     ],
@@ -84,3 +97,21 @@ def test_store_elsewhere():
     )
     assert str(config.host_store) == "/home/u/.local/share/nix/root/nix/store"
     assert str(config.store_dir) == "/nix/store"
+
+
+def test_nix_table(tmp_path):
+    """Settings of Nix keep their names; numbers and booleans are written as Nix reads them."""
+    path = write(
+        tmp_path,
+        '[nix]\nsubstituters = ["https://cache.example"]\nnetrc_file = "/run/netrc"\nstall_seconds = 5\n'
+        '[nix.extra_options]\nconnect-timeout = 3\nfallback = false\naccess-tokens = "github.com=x y=z"\n',
+    )
+    nix = load(path, required=True, overrides={}).nix
+    assert nix.substituters == ("https://cache.example",)
+    assert nix.netrc_file == Path("/run/netrc")
+    assert nix.stall_seconds == 5.0
+    assert nix.extra_options == (
+        ("connect-timeout", "3"),
+        ("fallback", "false"),
+        ("access-tokens", "github.com=x y=z"),
+    )
