@@ -76,7 +76,11 @@ install_test_programs() {
     local wanted=()
     need git git
     need getfattr attr
+    need setfacl acl
     need newuidmap uidmap
+    need rootlesskit rootlesskit
+    need slirp4netns slirp4netns
+    need fuse-overlayfs fuse-overlayfs
     need mkfs.ext4 e2fsprogs
     need mkfs.btrfs btrfs-progs
     need skopeo skopeo
@@ -85,6 +89,31 @@ install_test_programs() {
     need systemd-analyze systemd
     [ -x /usr/lib/cni/ptp ] || wanted+=(containernetworking-plugins)
     install_packages "${wanted[@]}"
+}
+
+# The user that rootless containerd runs as in tests, made once and kept like the packages: no home, no password, no rights,
+# but ranges of subordinate ids. Tests give it homes of their own (tests/system/lab/rootless.py).
+make_test_user() {
+    local user=nixsnap-test
+    touch /etc/subuid /etc/subgid # useradd gives ranges only where these exist
+    id "$user" >/dev/null 2>&1 ||
+        useradd --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --comment 'tests of nixsnap' "$user"
+    if ! grep -q "^$user:" /etc/subuid || ! grep -q "^$user:" /etc/subgid; then
+        die "useradd gave $user no ranges in /etc/subuid and /etc/subgid"
+    fi
+    # As udev has them; where there is none nobody else did it.
+    chmod 0666 /dev/net/tun /dev/fuse
+    # Virtual environments run the interpreter they were made from, and root may have its own below a closed home.
+    let_pass "$user" "$(python3 -c 'import os, sys; print(os.path.realpath(sys.executable))')"
+}
+
+# let_pass USER PATH: let a user walk down to a path, through each directory above it that is closed to others.
+let_pass() {
+    local directory=$2
+    while [ "$directory" != / ]; do
+        directory=$(dirname "$directory")
+        [[ $(stat --format %A "$directory") == *x ]] || setfacl --modify "user:$1:x" "$directory"
+    done
 }
 
 # --- a private apt, which reads newer suites and installs nothing ---
@@ -169,6 +198,11 @@ install_containerd() {
 install_other_containerds() {
     unpack containerd-1.6 "usr/bin/containerd --version" containerd/bookworm
     unpack containerd-2 "usr/bin/containerd --version" containerd/sid
+}
+
+# What Debian 13 has: rootlesskit 2 knows --detach-netns, and people have either.
+install_other_rootlesskit() {
+    unpack rootlesskit-2 "usr/bin/rootlesskit --version" rootlesskit/trixie
 }
 
 # go_is_recent PROGRAM: whether it can build the conformance module as its go.mod asks.

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from lab import Containerd, Installation, NixsnapDaemon, Node
 from lab.machine import SERIES
-from lab.requirements import need_containerd
+from lab.place import HOST, Place
+from lab.requirements import need_containerd, need_rootless
+from lab.rootless import Rootless
 
 
 @pytest.fixture(params=SERIES, ids=lambda series: f"containerd-{series}")
@@ -18,19 +20,37 @@ def installation(request: pytest.FixtureRequest) -> Installation:
 
 
 @pytest.fixture
-def nixsnap(directory: Path) -> Iterator[NixsnapDaemon]:
+def place() -> Place:
+    """Where the node runs: the host, unless a test module says otherwise."""
+    return HOST
+
+
+@pytest.fixture
+def rootless(directory: Path) -> Iterator[Rootless]:
+    """A plain user's namespaces, made by rootlesskit as Debian 12 has it."""
+    need_rootless()
+    with Rootless.start(directory) as rootless:
+        yield rootless
+
+
+@pytest.fixture
+def nixsnap(directory: Path, place: Place) -> Iterator[NixsnapDaemon]:
     """A running nixsnap with an empty root and its image service off."""
     (directory / "nixsnap").mkdir()
-    daemon = NixsnapDaemon.start(directory / "nixsnap")
+    daemon = NixsnapDaemon.start(directory / "nixsnap", place=place)
     yield daemon
     daemon.destroy()
 
 
 @pytest.fixture
-def containerd(installation: Installation, directory: Path, nixsnap: NixsnapDaemon) -> Iterator[Containerd]:
+def containerd(
+    installation: Installation, directory: Path, nixsnap: NixsnapDaemon, place: Place
+) -> Iterator[Containerd]:
     """A private containerd of each release in turn, with `nixsnap` as its snapshotter `nix`, CRI off."""
     (directory / "containerd").mkdir()
-    containerd = Containerd.start(installation, directory / "containerd", snapshotter=nixsnap.address)
+    containerd = Containerd.start(
+        installation, directory / "containerd", snapshotter=nixsnap.address, place=place
+    )
     yield containerd
     containerd.stop()
 

@@ -32,6 +32,7 @@ from lab.mounts import Mount, mount_count, mounts, mounts_below, unmount_below
 from lab.nix import Closure, closure_info, nix_build, nix_closure, nix_environment
 from lab.node import Node
 from lab.processes import CommandError, Process, run
+from lab.rootless import Rootless, rootlesskit_variants
 from lab.workspace import Workspace
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "NixsnapDaemon",
     "Node",
     "Process",
+    "Rootless",
     "Workspace",
     "build_image",
     "build_plain_image",
@@ -59,6 +61,7 @@ __all__ = [
     "nix_build",
     "nix_closure",
     "nix_environment",
+    "rootlesskit_variants",
     "run",
     "unmount_below",
 ]

@@ -15,10 +15,9 @@ import attrs
 
 from lab.cache import LAB_DIRECTORY
 from lab.containerd_config import CriSettings, render_config
-from lab.mounts import unmount_below
+from lab.place import HOST, Place
 from lab.processes import Process, kill_naming, run
 
-NAMESPACE = "lab"
 _VERSION = re.compile(r"containerd(?:/v2)? v?(\d+)\.(\d+)\.(\S+)")
 _container_numbers = itertools.count(1)
 
@@ -92,7 +91,12 @@ class Containerd:
     installation: Installation
     directory: Path
     process: Process
-    namespace: str = NAMESPACE
+    place: Place = HOST
+
+    @property
+    def namespace(self) -> str:
+        """The containerd namespace that commands work in unless told otherwise."""
+        return self.place.containerd_namespace
 
     @classmethod
     def start(
@@ -103,12 +107,15 @@ class Containerd:
         snapshotter: Path | None = None,
         cri: CriSettings | None = None,
         extra_config: str = "",
+        place: Place = HOST,
     ) -> Containerd:
         """Start it in `directory` and return once it serves.
 
         `snapshotter` is the socket of a proxy snapshotter, `nix` to this containerd; `extra_config` is TOML
-        appended to the configuration. CRI is off unless `cri` says how it is to be set up.
+        appended to the configuration. CRI is off unless `cri` says how it is to be set up. `place` says whose
+        namespaces it and its clients run in.
         """
+        place.give(directory)
         config = directory / "containerd.toml"
         config.write_text(
             render_config(directory, major=installation.sort_key[0], snapshotter=snapshotter, cri=cri)
@@ -117,7 +124,8 @@ class Containerd:
         containerd = cls(
             installation=installation,
             directory=directory,
-            process=_start_process(installation, directory),
+            process=_start_process(installation, directory, place),
+            place=place,
         )
         containerd.process.wait_until(containerd._answers, what="answer on its socket")
         return containerd
@@ -144,10 +152,10 @@ class Containerd:
     ) -> subprocess.CompletedProcess[str]:
         """Run this release's `ctr` against it; raises CommandError when that fails and `check` is set."""
         return run(
-            *self._ctr_argv(*arguments, namespace=namespace),
+            *self.place.argv(*self._ctr_argv(*arguments, namespace=namespace)),
             check=check,
             timeout_seconds=timeout_seconds,
-            environment=self.installation.environment,
+            environment={**self.place.environment, **self.installation.environment},
             stdin=stdin,
         )
 
@@ -192,7 +200,7 @@ class Containerd:
     def restart(self) -> None:
         """Stop containerd alone, as an upgrade does, and start it again; containers keep running."""
         self.process.stop()
-        self.process = _start_process(self.installation, self.directory)
+        self.process = _start_process(self.installation, self.directory, self.place)
         self.process.wait_until(self._answers, what="answer on its socket")
 
     def stop(self) -> None:
@@ -201,7 +209,7 @@ class Containerd:
             self._remove_containers()
         self.process.stop()
         kill_naming(self.directory)
-        unmount_below(self.directory)
+        self.place.unmount_below(self.directory)
 
     def _remove_containers(self) -> None:
         for namespace in self.ctr("namespace", "ls", "--quiet", check=False).stdout.split():
@@ -217,12 +225,10 @@ def unused_container_id() -> str:
     return f"lab-{os.getpid()}-{next(_container_numbers)}"
 
 
-def _start_process(installation: Installation, directory: Path) -> Process:
+def _start_process(installation: Installation, directory: Path, place: Place) -> Process:
     return Process.start(
         f"containerd {installation.version}",
-        installation.directory / "containerd",
-        "--config",
-        directory / "containerd.toml",
+        *place.argv(installation.directory / "containerd", "--config", directory / "containerd.toml"),
         log=directory / "containerd.log",
-        environment=installation.environment,
+        environment={**place.environment, **installation.environment},
     )

@@ -16,8 +16,9 @@ from typing import Self
 
 import attrs
 
-from lab.mounts import Mount, mounts_below, unmount_below
+from lab.mounts import Mount
 from lab.nix import nix_environment
+from lab.place import HOST, Place
 from lab.processes import CommandError, Process
 
 READY_SECONDS = 30.0
@@ -46,6 +47,7 @@ class NixsnapDaemon:
     process: Process
     ready_seconds: float
     """From exec to READY=1."""
+    place: Place = HOST
 
     @classmethod
     def start(
@@ -57,23 +59,31 @@ class NixsnapDaemon:
         log_level: str = "debug",
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        place: Place = HOST,
     ) -> NixsnapDaemon:
         """Start it in `directory` and return once it has said READY=1 and its socket is there.
 
-        `config` is the TOML of its configuration file, `root` (default: `directory`/root) its state.
+        `config` is the TOML of its configuration file, `root` (default: `directory`/root) its state, and `place`
+        says whose namespaces it runs in.
         A second daemon may be started in the same directory once the first has stopped; their logs add up.
         """
+        place.give(directory)
         root = root or directory / "root"
         address = directory / "nixsnap.sock"
         (directory / "nixsnap.toml").write_text(config)
         with _NotifySocket(directory / "notify") as notifications:
             started = time.monotonic()
+            place.give(directory / "notify")
             process = Process.start(
                 "nixsnap",
-                installed_program("nixsnap"), "serve", "--config", directory / "nixsnap.toml",
-                "--address", address, "--root", root, "--log-level", log_level, *arguments,
+                *place.argv(
+                    installed_program("nixsnap"), "serve", "--config", directory / "nixsnap.toml",
+                    "--address", address, "--root", root, "--log-level", log_level, *arguments,
+                ),
                 log=directory / "nixsnap.log",
-                environment=nix_environment() | notifications.environment | dict(environment or {}),
+                environment={
+                    **nix_environment(), **place.environment, **notifications.environment, **(environment or {})
+                },
             )  # fmt: skip
             try:
                 notifications.wait_ready(process)
@@ -83,7 +93,12 @@ class NixsnapDaemon:
                 process.stop()
                 raise
         return cls(
-            directory=directory, root=root, address=address, process=process, ready_seconds=ready_seconds
+            directory=directory,
+            root=root,
+            address=address,
+            process=process,
+            ready_seconds=ready_seconds,
+            place=place,
         )
 
     @property
@@ -97,7 +112,7 @@ class NixsnapDaemon:
 
     def view_mounts(self) -> list[Mount]:
         """The rootfs views mounted now."""
-        return mounts_below(self.root / "views")
+        return self.place.mounts_below(self.root / "views")
 
     def resident_bytes(self) -> int:
         """Its resident memory now."""
@@ -115,7 +130,7 @@ class NixsnapDaemon:
     def destroy(self) -> None:
         """Stop the daemon and take down the views it left for its snapshots."""
         self.stop()
-        unmount_below(self.root)
+        self.place.unmount_below(self.root)
 
 
 def _require_socket(address: Path) -> None:

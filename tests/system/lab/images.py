@@ -53,8 +53,11 @@ def build_image(
 def load_image(containerd: Containerd, archive: Path, *, namespace: str | None = None) -> None:
     """Load a Nix image's archive into a containerd with `nix2container load`."""
     run(
-        installed_program("nix2container"), "--address", containerd.address,
-        "--namespace", namespace or containerd.namespace, "load", archive,
+        *containerd.place.argv(
+            installed_program("nix2container"), "--address", containerd.address,
+            "--namespace", namespace or containerd.namespace, "load", archive,
+        ),
+        environment=containerd.place.environment,
     )  # fmt: skip
 
 

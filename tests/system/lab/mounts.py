@@ -45,9 +45,9 @@ def _parse(line: str) -> Mount:
     )
 
 
-def mounts() -> list[Mount]:
-    """Every mount of this mount namespace, in the kernel's order (a later one may lie over an earlier)."""
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as file:
+def mounts(pid: int | None = None) -> list[Mount]:
+    """Every mount of this mount namespace, or of a process's, in the kernel's order: a later one may hide others."""
+    with Path(f"/proc/{pid or 'self'}/mountinfo").open(encoding="utf-8", errors="surrogateescape") as file:
         return [_parse(line.rstrip("\n")) for line in file]
 
 

@@ -8,6 +8,7 @@ import attrs
 
 from lab.containerd import Containerd
 from lab.daemon import NixsnapDaemon
+from lab.place import Place
 
 
 @attrs.frozen(kw_only=True)
@@ -17,3 +18,8 @@ class Node:
     nixsnap: NixsnapDaemon
     containerd: Containerd
     directory: Path
+
+    @property
+    def place(self) -> Place:
+        """Whose namespaces both run in."""
+        return self.containerd.place

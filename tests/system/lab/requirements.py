@@ -10,6 +10,7 @@ import pytest
 from lab.containerd import Installation, containerd_series
 from lab.machine import missing_programs
 from lab.nix import missing_for_nix
+from lab.rootless import Variant, missing_for_rootless, rootlesskit_variants
 
 
 def need_nix() -> None:
@@ -24,6 +25,15 @@ def need_containerd(series: str) -> Installation:
     if installation is None:
         pytest.skip(f"this machine lacks containerd {series}")
     return installation
+
+
+def need_rootless(name: str = "1") -> Variant:
+    """Rootless nodes can run; returns the variant of rootlesskit, "1", "2" or "2-detach-netns"."""
+    _skip_for_want_of(missing_for_rootless())
+    variant = rootlesskit_variants()[name]
+    if variant is None:
+        pytest.skip(f"this machine lacks rootlesskit {name}")
+    return variant
 
 
 def _skip_for_want_of(missing: list[str]) -> None:
