@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from nixsnap.api import cri_pb2
 from nixsnap.errors import NixsnapError, UnavailableError
@@ -40,7 +41,7 @@ def image_service(channel: grpc.Channel, puller: NixPuller) -> Passthrough:
     """
 
     def pull(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        reference = cri_pb2.PullImageRequest.FromString(request).image.image
+        reference = _reference(request)
         if not reference.startswith(f"{PREFIX}/"):
             yield from forward(channel, _PULL, iter([request]), context)
             return
@@ -86,6 +87,14 @@ def cri_knows(channel: grpc.Channel) -> Callable[[str], bool]:
             ) from exc
 
     return knows
+
+
+def _reference(request: bytes) -> str:
+    """The reference that a PullImageRequest names; what is no such message names none, and containerd will say so."""
+    try:
+        return cri_pb2.PullImageRequest.FromString(request).image.image
+    except DecodeError:
+        return ""
 
 
 class RootCollector:

@@ -6,12 +6,16 @@ No message is decoded, so methods, fields and streams that did not exist when th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from typing import Final
 
 import grpc
 
 # Headers that belong to one connection, which gRPC writes itself.
 _HOP_HEADERS: Final = frozenset({"user-agent", "te", "content-type"})
+
+# A call without a deadline has one in the year 292 billion, to gRPC's server; its client, given as much, never sends.
+_ENDLESS_SECONDS: Final = float(1 << 31)
 
 
 def connect(address: str) -> grpc.Channel:
@@ -75,15 +79,17 @@ def forward(
         context: The client's call.
     """
     stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
+    made: Future[grpc.Call] = Future()
     call = stream(
-        requests,
+        _until_client_goes(requests, made),
         metadata=tuple(
             (key, value)
             for key, value in context.invocation_metadata()
             if key not in _HOP_HEADERS and not key.startswith((":", "grpc-"))
         ),
-        timeout=context.time_remaining(),
+        timeout=_timeout(context),
     )
+    made.set_result(call)
     if not context.add_callback(lambda: _cancel(call)):  # it is over already
         _cancel(call)
     try:
@@ -93,6 +99,20 @@ def forward(
     except grpc.RpcError:
         context.set_trailing_metadata(tuple(call.trailing_metadata()))
         context.abort(call.code(), call.details() or "")
+
+
+def _timeout(context: grpc.ServicerContext) -> float | None:
+    """The seconds that the client still waits; None when it waits for ever, as kubelet does for a pull."""
+    remaining = context.time_remaining()
+    return None if remaining > _ENDLESS_SECONDS else remaining
+
+
+def _until_client_goes(requests: Iterator[bytes], call: Future[grpc.Call]) -> Iterator[bytes]:
+    """The client's messages. When it goes away in their midst, the server must not take that for their end."""
+    try:
+        yield from requests
+    except grpc.RpcError:
+        _cancel(call.result())
 
 
 def _cancel(call: grpc.Call) -> None:
