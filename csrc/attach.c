@@ -1,4 +1,4 @@
-/* Attaching detached mounts to mount points, and taking mounts off again. */
+/* Attaching detached mounts to mount points, having their names looked up anew, and taking mounts off again. */
 
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -34,6 +34,19 @@ errint_t nsnap_attach(int tree_fd, int target_dir_fd, const char *target, struct
 	result = syscall_move_mount(tree_fd, "", target_fd, "",
 				    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 	return result < 0 ? fail(failure, result, "move_mount") : 0;
+}
+
+errint_t nsnap_forget_names(const char *path, struct nsnap_failure *failure)
+{
+	/* fs/super.c, reconfigure_super(): whatever is to be changed, unused dentries go first. */
+	cleanup_close int fs_fd =
+		syscall_fspick(AT_FDCWD, path, FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW);
+	errint_t result;
+
+	if (fs_fd < 0)
+		return fail(failure, fs_fd, "fspick");
+	result = syscall_fsconfig(fs_fd, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0);
+	return result < 0 ? fail(failure, result, "fsconfig reconfigure") : 0;
 }
 
 errint_t nsnap_unmount(const char *path, bool detach, struct nsnap_failure *failure)

@@ -80,6 +80,9 @@ errint_t nsnap_set_attributes(int tree_fd, const struct nsnap_attributes *attrib
 /* Puts a detached mount onto target. ELOOP: target is a symlink. Empty target: target_dir_fd itself. */
 errint_t nsnap_attach(int tree_fd, int target_dir_fd, const char *target, struct nsnap_failure *failure);
 
+/* Forgets the names that the file system mounted at path has looked up, but for those in use. ENOSYS before Linux 5.2. */
+errint_t nsnap_forget_names(const char *path, struct nsnap_failure *failure);
+
 /* Takes the topmost mount off path, which is not followed. detach: at once, and for good when its last user goes. */
 errint_t nsnap_unmount(const char *path, bool detach, struct nsnap_failure *failure);
 

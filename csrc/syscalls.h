@@ -40,6 +40,9 @@
 #ifndef SYS_fsmount
 #define SYS_fsmount 432
 #endif
+#ifndef SYS_fspick
+#define SYS_fspick 433
+#endif
 #ifndef SYS_clone3
 #define SYS_clone3 435
 #endif
@@ -76,6 +79,15 @@
 #endif
 #ifndef FSCONFIG_CMD_CREATE
 #define FSCONFIG_CMD_CREATE 6
+#endif
+#ifndef FSCONFIG_CMD_RECONFIGURE
+#define FSCONFIG_CMD_RECONFIGURE 7
+#endif
+#ifndef FSPICK_CLOEXEC
+#define FSPICK_CLOEXEC 0x00000001
+#endif
+#ifndef FSPICK_SYMLINK_NOFOLLOW
+#define FSPICK_SYMLINK_NOFOLLOW 0x00000002
 #endif
 #ifndef FSMOUNT_CLOEXEC
 #define FSMOUNT_CLOEXEC 0x00000001
@@ -210,6 +222,11 @@ static inline errint_t syscall_fsconfig(int fs_fd, unsigned int command, const c
 static inline errint_t syscall_fsmount(int fs_fd, unsigned int flags, unsigned int attributes)
 {
 	return errint(syscall(SYS_fsmount, fs_fd, flags, attributes));
+}
+
+static inline errint_t syscall_fspick(int dir_fd, const char *path, unsigned int flags)
+{
+	return errint(syscall(SYS_fspick, dir_fd, path, flags));
 }
 
 static inline errint_t syscall_mount_setattr(int dir_fd, const char *path, unsigned int flags,

@@ -339,6 +339,19 @@ def bind_mount(source: Path | OwnedFd, target: Path | OwnedFd, *, recursive: boo
         attach(tree, target)
 
 
+def forget_names(path: Path) -> None:
+    """Have the file system mounted at a path look names up anew: what an overlay shows of a layer that was changed below
+    it (which overlayfs does not look for) is then what the layer holds now.
+
+    Names in use, those of open files and working directories, stay as they are.
+
+    Raises:
+        StepError: EINVAL: nothing is mounted there; ENOSYS: this kernel is older than 5.2.
+    """
+    failure = _failure()
+    check(lib.nsnap_forget_names(_encode(path), failure), failure, str(path))
+
+
 def unmount(path: Path) -> None:
     """Take the topmost mount off a path, which is not followed if it is a symlink.
 

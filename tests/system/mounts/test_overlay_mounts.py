@@ -416,3 +416,42 @@ class TestTheChoice:
         with pytest.raises(StepError):
             with_faults(kernel.appends_lowerdirs, Fault("fsopen", errno.EMFILE))
         assert kernel.appends_lowerdirs() in {True, False}
+
+
+class TestForgettingNames:
+    """A lower layer that is changed below a mounted overlay."""
+
+    def test_names_are_looked_up_anew(self, layers):
+        """A directory that was deleted and made again is empty through the overlay, until its name is forgotten."""
+        target, deleted = layers / "target", layers / "lower2" / "again"
+        deleted.mkdir()
+        (deleted / "file").touch()
+        overlay(layers).mount(target)
+        assert names(target / "again") == ["file"]
+        (deleted / "file").unlink()
+        deleted.rmdir()
+        deleted.mkdir()
+        (deleted / "file").touch()
+        assert names(target / "again") == []  # else there would be nothing to mend
+        kernel.forget_names(target)
+        assert names(target / "again") == ["file"]
+        kernel.unmount(target)
+
+    @pytest.mark.parametrize(
+        ("call", "step"), [("fspick", "fspick"), ("fsconfig", "fsconfig reconfigure")]
+    )
+    def test_failures(self, layers, call, step):
+        """Each step's error says which it was, and the overlay stays as it is."""
+        target = layers / "target"
+        overlay(layers).mount(target)
+        with pytest.raises(StepError) as caught:
+            with_faults(lambda: kernel.forget_names(target), Fault(call, errno.ENOSYS))
+        assert (caught.value.errno, caught.value.step, caught.value.filename) == (errno.ENOSYS, step, str(target))
+        assert (target / "second").exists()
+        kernel.unmount(target)
+
+    def test_where_nothing_is_mounted(self, layers):
+        """A plain directory has no names of its own to forget."""
+        with pytest.raises(StepError) as caught:
+            kernel.forget_names(layers / "target")
+        assert (caught.value.errno, caught.value.step) == (errno.EINVAL, "fspick")

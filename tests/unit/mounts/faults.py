@@ -40,6 +40,7 @@ _NUMBERS = {
     "fsetxattr": (190, 7),
     "fsmount": (432, 432),
     "fsopen": (430, 430),
+    "fspick": (433, 433),
     "fstat": (5, 80),
     "fstatfs": (138, 44),
     "getdents64": (217, 61),

@@ -84,6 +84,7 @@ def test_bytes_that_are_no_text_do_not_break_the_message():
         lambda: kernel.create_overlay(lowerdirs=[Path("/")], options=["index=\0off"]),
         lambda: kernel.clone_tree(NUL, recursive=False),
         lambda: kernel.attach(OwnedFd(-1), NUL),
+        lambda: kernel.forget_names(NUL),
         lambda: kernel.unmount(NUL),
         lambda: kernel.detach(NUL),
         lambda: kernel.probe_mount(NUL),
