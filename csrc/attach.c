@@ -39,8 +39,7 @@ errint_t nsnap_attach(int tree_fd, int target_dir_fd, const char *target, struct
 errint_t nsnap_forget_names(const char *path, struct nsnap_failure *failure)
 {
 	/* fs/super.c, reconfigure_super(): whatever is to be changed, unused dentries go first. */
-	cleanup_close int fs_fd =
-		syscall_fspick(AT_FDCWD, path, FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW);
+	cleanup_close int fs_fd = syscall_fspick(AT_FDCWD, path, FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW);
 	errint_t result;
 
 	if (fs_fd < 0)

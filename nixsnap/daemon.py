@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,9 @@ from nixsnap.metadata.store import Store
 from nixsnap.mounts import features
 from nixsnap.nix import process
 from nixsnap.nix.realise import ExternalBuilder, NixStoreRealiser, Realiser
+from nixsnap.nix.roots import RootInspector
 from nixsnap.notify import notify
+from nixsnap.periodic import periodically
 from nixsnap.rootlock import hold_root
 from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.snapshots.layout import Layout
@@ -32,6 +34,7 @@ from nixsnap.snapshots.mounter import ViewMounter
 from nixsnap.snapshots.snapshotter import Settings, Snapshotter
 from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.sweep import Sweeper
+from nixsnap.snapshots.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ _THREADS: Final = 1024
 _MESSAGE_BYTES: Final = 16 << 20
 # What calls in flight may still take at the end; systemd kills after 90 seconds (TimeoutStopSec=).
 _GRACE_SECONDS: Final = 45.0
+# Looking at 100 layers of 1000 store paths takes some 50 ms. What is off may be so for want of a network at boot.
+_UPKEEP_SECONDS: Final = 900.0
+_UPKEEP_RETRY_SECONDS: Final = 5.0
 _SOCKET_PATH_BYTES: Final = 107  # sun_path less its NUL, unix(7)
 
 
@@ -63,7 +69,7 @@ def serve(config: Config) -> None:
         store = stack.enter_context(contextlib.closing(Store.open(layout.metadata)))
         # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
         background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))
-        snapshotter, sweeper = _assemble(config, layout, store, background)
+        snapshotter, sweeper, upkeep = _assemble(config, layout, store, background)
         _forget_stubs_of_last_boot(layout, sweeper)
         sweeper.sweep(at_start=True)
         calls = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="call"))
@@ -75,13 +81,24 @@ def serve(config: Config) -> None:
             ],
         )
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
-        with _image_service(config, layout, server), _serving(server, config.address):
+        with (
+            _image_service(config, layout, server),
+            contextlib.ExitStack() as background_work,  # which ends after the programs that it waits for were ended
+            _serving(server, config.address),
+        ):
             notify("READY=1")
             log.info("serving address=%s root=%s", config.address, config.root)
+            background_work.enter_context(_upkeep(upkeep))
             stop.wait()
             notify("STOPPING=1")
             log.info("stopping")
     log.info("stopped")
+
+
+def _upkeep(upkeep: Upkeep) -> AbstractContextManager[None]:
+    return periodically(
+        upkeep.check, name="upkeep", interval_seconds=_UPKEEP_SECONDS, retry_seconds=_UPKEEP_RETRY_SECONDS
+    )
 
 
 @contextmanager
@@ -101,20 +118,17 @@ def _image_service(config: Config, layout: Layout, server: grpc.Server) -> Itera
                 gcroots=layout.image_gcroots,
             ),
             realiser=_realiser(config),
+            inspector=_inspector(config),
             cri_knows=images.cri_knows(channel),
         )
         server.add_generic_rpc_handlers([images.image_service(channel, puller)])
-        collector = images.RootCollector(puller)
-        collector.start()
-        try:
+        with images.upkeep(puller):
             yield
-        finally:
-            collector.stop()
 
 
 def _assemble(
     config: Config, layout: Layout, store: Store, background: Executor
-) -> tuple[Snapshotter, Sweeper]:
+) -> tuple[Snapshotter, Sweeper, Upkeep]:
     kind = _choose_view(config)
     stubs = StubMaker(
         layout=layout, kind=kind, store=config.host_store, store_dir=config.store_dir, executor=background
@@ -127,12 +141,17 @@ def _assemble(
         readonly_store=config.readonly_store,
     )
     sweeper = Sweeper(layout=layout, store=store, mounter=mounter)
+    realiser = _realiser(config)
+    upkeep = Upkeep(
+        layout=layout, store=store, realiser=realiser, inspector=_inspector(config), mounter=mounter
+    )
     snapshotter = Snapshotter(
         layout=layout,
         store=store,
-        realiser=_realiser(config),
+        realiser=realiser,
         mounter=mounter,
         sweeper=sweeper,
+        upkeep=upkeep,
         settings=Settings(
             kind=kind,
             overlay_options=_overlay_options(config.root),
@@ -140,13 +159,18 @@ def _assemble(
             infer_nix_layers=config.infer_nix_layers,
         ),
     )
-    return snapshotter, sweeper
+    return snapshotter, sweeper, upkeep
 
 
 def _realiser(config: Config) -> Realiser:
     if config.external_builder is not None:
         return ExternalBuilder(program=config.external_builder, store=config.host_store)
     return NixStoreRealiser(store=config.host_store, store_root=config.store_root)
+
+
+def _inspector(config: Config) -> RootInspector:
+    external = config.external_builder is not None
+    return RootInspector.of(config.host_store, store_root=config.store_root, external=external)
 
 
 def _overlay_options(root: Path) -> tuple[str, ...]:

@@ -90,3 +90,8 @@ class Closure:
 
     inferred: bool = False
     """Whether the closure was read off the layer's files, because no annotation named it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the store paths, without the store directory."""
+        return tuple(path.rpartition("/")[2] for path in self.store_paths)

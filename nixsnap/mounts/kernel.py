@@ -340,9 +340,9 @@ def bind_mount(source: Path | OwnedFd, target: Path | OwnedFd, *, recursive: boo
 
 
 def forget_names(path: Path) -> None:
-    """Have the file system mounted at a path look names up anew: what an overlay shows of a layer that was changed below
-    it (which overlayfs does not look for) is then what the layer holds now.
+    """Have the file system mounted at a path look names up anew.
 
+    An overlay keeps what it looked up, whatever happens in its layers below; after this it shows what they hold now.
     Names in use, those of open files and working directories, stay as they are.
 
     Raises:

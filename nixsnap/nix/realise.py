@@ -113,6 +113,7 @@ class NixStoreRealiser:
         named = set(request.store_paths)
         if request.closure_info is not None:
             self._add_roots([request.closure_info], gcroots / "closure")
+            self._put_back([request.closure_info])
             listed = read_closure_info(self.store, request.closure_info)
             # Who made the image made this list too, and may list what the closureInfo does not refer to, which its
             # root therefore does not keep.
@@ -120,6 +121,7 @@ class NixStoreRealiser:
         for index, batch in enumerate(_batches(sorted(named))):
             self._add_roots(batch, gcroots / f"path-{index}")
         closure = tuple(sorted({*named, *listed}))
+        self._put_back(closure)
         check_present(self.store, closure)
         return closure
 
@@ -127,6 +129,11 @@ class NixStoreRealiser:
         """Make one call for all `paths`; the first root is `root`, the others are `root`-2, `root`-3 and so on."""
         # --indirect says nothing to Nix 2.4 and later, which know no other roots; before that it was needed.
         self._nix_store("--add-root", str(root), "--indirect", "--realise", *map(str, paths), of=paths)
+
+    def _put_back(self, paths: Iterable[StorePath]) -> None:
+        """Fetch again what Nix has on record as valid, but somebody deleted without asking it."""
+        for batch in _batches(find_missing(self.store, paths)):
+            self._nix_store("--realise", "--repair", *map(str, batch), of=batch)
 
     def _requisites(self, path: StorePath) -> set[StorePath]:
         output = self._nix_store("--query", "--requisites", str(path), of=[path])

@@ -32,6 +32,18 @@ def seal(directory: Path) -> None:
     temporary.rename(directory / _SEAL)
 
 
+def prune(directory: Path, *, store: Path) -> None:
+    """Remove the roots that lead to store paths which are not there: they keep nothing.
+
+    Args:
+        directory: A directory of roots.
+        store: Where the store lies on this host.
+    """
+    for name, target in _links(directory).items():
+        if _is_in(store, target) and not os.path.lexists(store / _name(target)):
+            (directory / name).unlink()
+
+
 @attrs.frozen
 class StoreState:
     """One moment of a store: which store paths are there and which roots are known. Cheap even for 100,000 of them.
@@ -74,17 +86,20 @@ class RootInspector:
         return cls(store=store, auto=state / "gcroots/auto")
 
     def look(self) -> StoreState:
-        """Read the store directory and Nix's links.
+        """Read the store directory, which Nix makes when it first puts something there, and Nix's links.
 
         Raises:
             OSError: The store cannot be read.
         """
+        names: frozenset[str] = frozenset()
+        with contextlib.suppress(FileNotFoundError):
+            names = frozenset(os.listdir(self.store))  # noqa: PTH208 - names, not paths
         registered = None
         if self.auto is not None:
             # Where Nix may not be looked at we cannot tell, and then its roots are taken to hold.
             with contextlib.suppress(OSError):
                 registered = frozenset(_links(self.auto).values())
-        return StoreState(names=frozenset(os.listdir(self.store)), registered=registered)  # noqa: PTH208 - names, not paths
+        return StoreState(names=names, registered=registered)
 
     def fault(self, directory: Path, state: StoreState) -> str | None:
         """What is wrong with a directory of roots, in words; None if all that was sealed is as it was.
@@ -103,14 +118,9 @@ class RootInspector:
                 return f"root {name} is gone"
             if state.registered is not None and os.path.normpath(directory / name) not in state.registered:
                 return f"Nix does not know root {name}"
-            store_dir, _, path = target.rpartition("/")
-            if path not in state.names and self._is_in_store(store_dir):
+            if _is_in(self.store, target) and _name(target) not in state.names:
                 return f"root {name} leads to {target}, which is gone"
         return None
-
-    def _is_in_store(self, directory: str) -> bool:
-        # A chroot store's roots lead to where the store seems to lie, others to where it does.
-        return str(self.store).endswith(directory)
 
     def missing(self, names: Collection[str], state: StoreState | None = None) -> list[str]:
         """Those of `names` that the store does not hold.
@@ -125,12 +135,20 @@ class RootInspector:
         return [name for name in names if not os.path.lexists(prefix + name)]
 
     def changed_ns(self) -> int:
-        """A value that is another one once a store path has come or gone: the time of the store directory.
+        """A value that is another one once a store path has come or gone: the time of the store directory."""
+        try:
+            return self.store.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
-        Raises:
-            OSError: There is no store.
-        """
-        return self.store.stat().st_mtime_ns
+
+def _is_in(store: Path, target: str) -> bool:
+    """Whether a root leads into the store. A chroot store's lead to where the store seems to lie from within."""
+    return str(store).endswith(target.rpartition("/")[0] or "/")
+
+
+def _name(target: str) -> str:
+    return target.rpartition("/")[2]
 
 
 def _links(directory: Path) -> dict[str, str]:
@@ -139,5 +157,5 @@ def _links(directory: Path) -> dict[str, str]:
     with os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):  # no symlink, or it has just gone
-                links[entry.name] = os.readlink(entry.path)
+                links[entry.name] = os.readlink(entry)  # noqa: PTH115 - Path objects take longer than the kernel
     return links

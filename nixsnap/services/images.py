@@ -7,8 +7,8 @@ here when its reference begins with `nix:0`, and RemoveImage, once containerd ha
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Final
 
 import grpc
@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from nixsnap.api import cri_pb2
 from nixsnap.errors import NixsnapError, UnavailableError
+from nixsnap.periodic import periodically
 from nixsnap.services.errors import refuse
 from nixsnap.services.passthrough import Passthrough, forward
 from nixsnap.services.pulls import PREFIX, NixPuller
@@ -30,6 +31,7 @@ _STATUS: Final = f"/{SERVICE}/ImageStatus"
 _STATUS_SECONDS: Final = 10.0
 # Images are removed without us too (`ctr image rm`, kubelet with another endpoint).
 _COLLECT_SECONDS: Final = 300.0
+_RETRY_SECONDS: Final = 5.0  # containerd starts after us
 
 
 def image_service(channel: grpc.Channel, puller: NixPuller) -> Passthrough:
@@ -97,31 +99,26 @@ def _reference(request: bytes) -> str:
         return ""
 
 
-class RootCollector:
-    """Gives up roots now and then, on a thread of its own."""
+def upkeep(puller: NixPuller) -> AbstractContextManager[None]:
+    """Look after the roots of images within the block: at once, and now and then, on a thread of its own."""
 
-    def __init__(self, puller: NixPuller) -> None:
-        self._puller = puller
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="image-roots", daemon=True)
+    def round_of_upkeep() -> bool:
+        if not puller.ever_pulled():
+            return True
+        return _collect(puller) and puller.check_roots()
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; what is under way is finished first."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(_COLLECT_SECONDS):
-            if self._puller.has_roots():
-                _collect(self._puller)
+    return periodically(
+        round_of_upkeep,
+        name="image-roots",
+        interval_seconds=_COLLECT_SECONDS,
+        retry_seconds=_RETRY_SECONDS,
+    )
 
 
-def _collect(puller: NixPuller) -> None:
+def _collect(puller: NixPuller) -> bool:
     try:
         puller.collect_roots()
     except (NixsnapError, OSError) as exc:
         log.warning("roots of removed images stay for now error=%s", exc)
+        return False
+    return True

@@ -21,7 +21,9 @@ import attrs
 
 from nixsnap.errors import InvalidArgumentError, NixsnapError, UnavailableError
 from nixsnap.mounts import kernel
+from nixsnap.nix import roots
 from nixsnap.nix.realise import ClosureRequest, Realiser
+from nixsnap.nix.roots import RootInspector, StoreState
 from nixsnap.nix.storepath import StorePath, shorten
 
 log = logging.getLogger(__name__)
@@ -96,12 +98,21 @@ class NixPuller:
     Args:
         settings: See there.
         realiser: Makes archives present.
+        inspector: Looks at the roots.
         cri_knows: Whether CRI resolves a reference, by asking it.
     """
 
-    def __init__(self, *, settings: Settings, realiser: Realiser, cri_knows: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        realiser: Realiser,
+        inspector: RootInspector,
+        cri_knows: Callable[[str], bool],
+    ) -> None:
         self._settings = settings
         self._realiser = realiser
+        self._inspector = inspector
         self._cri_knows = cri_knows
         self._guard = threading.Lock()
         self._pulls: dict[NixReference, Future[str]] = {}
@@ -151,6 +162,36 @@ class NixPuller:
                     kernel.remove_tree(root)
                     log.info("gave up the root of an image archive archive=%s", root.name)
 
+    def check_roots(self) -> bool:
+        """Root the archives again whose roots were lost, and fetch those again that somebody deleted by force.
+
+        Returns:
+            Whether all that containerd has images of are rooted now. What is not was logged.
+        """
+        try:
+            used = asyncio.run(self._archives_in_use())
+            state = self._inspector.look()
+        except (NixsnapError, OSError) as exc:
+            log.warning("cannot look at the roots of images error=%s", exc)
+            return False
+        whole = [self._check_root(name, state) for name in sorted(used)]
+        return all(whole)
+
+    def _check_root(self, name: str, state: StoreState) -> bool:
+        if (fault := self._inspector.fault(self._settings.gcroots / name, state)) is None:
+            return True
+        log.warning("an image archive is not rooted: %s; rooting it again archive=%s", fault, name)
+        try:
+            self._realise(StorePath(store_dir=self._settings.store_dir, name=name))
+        except (NixsnapError, OSError) as exc:
+            log.warning("an image archive has no root for now archive=%s error=%s", name, exc)
+            return False
+        return True
+
+    def ever_pulled(self) -> bool:
+        """Whether a root was ever made here."""
+        return self._settings.gcroots.is_dir()
+
     def has_roots(self) -> bool:
         """Whether there is any root that could be given up."""
         return bool(self._roots())
@@ -162,10 +203,9 @@ class NixPuller:
         archive = reference.archive
         root = self._settings.gcroots / archive.name
         log.info("pulling reference=%s", reference)
-        self._settings.gcroots.mkdir(mode=0o755, exist_ok=True)
         had_root = root.exists()
         try:
-            self._realiser.realise(ClosureRequest(store_paths=(archive,)), gcroots=root)
+            self._realise(archive)
             config = asyncio.run(self._load(self._find(archive), str(reference)))
         except BaseException:
             if not had_root:
@@ -174,6 +214,12 @@ class NixPuller:
         self._await_cri(str(reference))
         log.info("pulled reference=%s image=%s", reference, config)
         return config
+
+    def _realise(self, archive: StorePath) -> None:
+        root = self._settings.gcroots / archive.name
+        root.parent.mkdir(mode=0o755, exist_ok=True)
+        self._realiser.realise(ClosureRequest(store_paths=(archive,)), gcroots=root)
+        roots.seal(root)
 
     def _find(self, archive: StorePath) -> Path:
         path = self._settings.store / archive.name

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import attrs
@@ -68,6 +68,42 @@ class ViewMounter:
             self._assemble(plan, {name for snapshot_id in plan.nix_layers for name in names_of(snapshot_id)})
         else:
             plan.overlay.mount(plan.target)
+        return True
+
+    def mounted(self) -> list[int]:
+        """The snapshots whose rootfs views are mounted."""
+        views = (path for path in self.layout.views.iterdir() if path.name.isdecimal())
+        return [int(path.name) for path in views if is_mounted(path)]
+
+    def renew(self, snapshot_id: int, *, names: Collection[str]) -> None:
+        """Have a mounted view show store paths that were deleted and put back since it was mounted.
+
+        Files that a container holds open stay those that were deleted.
+
+        Args:
+            snapshot_id: The snapshot whose view it is.
+            names: The store paths; those that the view does not show stay unseen.
+
+        Raises:
+            StepError: The kernel refused.
+        """
+        view = self.layout.view(snapshot_id)
+        kernel.forget_names(view)
+        if (directory := self._open_in_store(view / "fs", "")) is None:
+            return
+        with directory:
+            mounted = [name for name in names if self._take_off(directory, name)]
+        self._bind_store_paths(view / "fs", mounted)
+
+    @staticmethod
+    def _take_off(directory: OwnedFd, name: str) -> bool:
+        """Take a store path's own mount off it; whether it had one."""
+        try:
+            kernel.detach(Path(f"/proc/self/fd/{directory.fileno()}/{name}"))
+        except kernel.StepError as exc:
+            if exc.errno in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                return False
+            raise
         return True
 
     def down(self, snapshot_id: int) -> None:

@@ -26,6 +26,7 @@ from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
 from nixsnap.mounts import kernel
+from nixsnap.nix import roots
 from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.storepath import StorePath
 from nixsnap.snapshots import directories
@@ -36,6 +37,7 @@ from nixsnap.snapshots.locks import NamedLocks
 from nixsnap.snapshots.mounter import ViewMounter
 from nixsnap.snapshots.reserve import Reserve
 from nixsnap.snapshots.sweep import Sweeper
+from nixsnap.snapshots.upkeep import Upkeep
 from nixsnap.snapshots.views import MountOperation, ViewPlan, plan_plain, plan_view
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Snapshotter:
         realiser: Makes closures present.
         mounter: Mounts rootfs views.
         sweeper: Removes what no snapshot owns.
+        upkeep: Fetches again what somebody took out of the store.
         settings: See there.
     """
 
@@ -78,6 +81,7 @@ class Snapshotter:
         realiser: Realiser,
         mounter: ViewMounter,
         sweeper: Sweeper,
+        upkeep: Upkeep,
         settings: Settings,
     ) -> None:
         self._layout = layout
@@ -85,6 +89,7 @@ class Snapshotter:
         self._realiser = realiser
         self._mounter = mounter
         self._sweeper = sweeper
+        self._upkeep = upkeep
         self._settings = settings
         self._locks = NamedLocks()
         self._reserve = Reserve(layout.reserve)
@@ -258,7 +263,7 @@ class Snapshotter:
             except BaseException:
                 kernel.remove_tree(self._layout.gcroot(snapshot_id))
                 raise
-        self._mounter.stubs.begin(snapshot_id, names=_names(closure))
+        self._mounter.stubs.begin(snapshot_id, names=closure.names)
         return mount
 
     def _realise(
@@ -266,6 +271,7 @@ class Snapshotter:
     ) -> Closure:
         log.info("realising %s key=%r id=%d", request, key, snapshot_id)
         store_paths = self._realiser.realise(request, gcroots=self._layout.gcroot(snapshot_id))
+        roots.seal(self._layout.gcroot(snapshot_id))
         log.info("realised %d store paths key=%r id=%d", len(store_paths), key, snapshot_id)
         return Closure(
             snapshot_id=snapshot_id,
@@ -277,6 +283,7 @@ class Snapshotter:
     def _mount_view(self, chain: _Chain) -> MountOperation:
         snapshot = chain.snapshot
         plan = self._plan_view(chain)
+        self._upkeep.ensure(chain.nix_layers)
         if self._mounter.up(plan, chain=snapshot.parent_ids, names_of=self._store_names):
             log.info("mounted rootfs view id=%d nix_layers=%d", snapshot.id, len(chain.nix_layers))
         return plan.handed_out(readonly=snapshot.kind is Kind.VIEW)
@@ -297,7 +304,7 @@ class Snapshotter:
         try:
             closure = inferred or closures.get(snapshot_id)
             if closure is not None:
-                names = _names(closure)
+                names = closure.names
                 self._mounter.stubs.ensure(snapshot_id, names=names, chain=chain)
 
             def commit(tx: Writer) -> None:
@@ -321,7 +328,7 @@ class Snapshotter:
             names = infer_closure(
                 self._layout.upper(snapshot_id),
                 store_dir=self._mounter.store_dir,
-                shown={name for closure in closures.values() for name in _names(closure)},
+                shown={name for closure in closures.values() for name in closure.names},
             )
         return self._measure(snapshot_id), names
 
@@ -380,7 +387,7 @@ class Snapshotter:
 
     def _store_names(self, snapshot_id: int) -> tuple[str, ...]:
         with self._store.read() as tx:
-            return _names(tx.closures_of([snapshot_id])[snapshot_id])
+            return tx.closures_of([snapshot_id])[snapshot_id].names
 
     def _measure(self, snapshot_id: int) -> Usage:
         measured = kernel.disk_usage(self._layout.upper(snapshot_id))
@@ -417,7 +424,3 @@ def _check_creatable(tx: Reader, key: str, parent: str) -> None:
         raise AlreadyExistsError(f"snapshot {key!r} already exists")
     if parent and tx.get(parent)[1].kind is not Kind.COMMITTED:
         raise InvalidArgumentError(f"parent {parent!r} is not committed")
-
-
-def _names(closure: Closure) -> tuple[str, ...]:
-    return tuple(path.rpartition("/")[2] for path in closure.store_paths)

@@ -31,6 +31,7 @@ from lab.images import build_image, build_plain_image, load_image
 from lab.mounts import Mount, mount_count, mounts, mounts_below, unmount_below
 from lab.nix import Closure, closure_info, nix_build, nix_closure, nix_environment
 from lab.node import Node
+from lab.privatestore import PrivateStore
 from lab.processes import CommandError, Process, run
 from lab.rootless import Rootless, rootlesskit_variants
 from lab.workspace import Workspace
@@ -44,6 +45,7 @@ __all__ = [
     "Mount",
     "NixsnapDaemon",
     "Node",
+    "PrivateStore",
     "Process",
     "Rootless",
     "Workspace",

@@ -437,16 +437,18 @@ class TestForgettingNames:
         assert names(target / "again") == ["file"]
         kernel.unmount(target)
 
-    @pytest.mark.parametrize(
-        ("call", "step"), [("fspick", "fspick"), ("fsconfig", "fsconfig reconfigure")]
-    )
+    @pytest.mark.parametrize(("call", "step"), [("fspick", "fspick"), ("fsconfig", "fsconfig reconfigure")])
     def test_failures(self, layers, call, step):
         """Each step's error says which it was, and the overlay stays as it is."""
         target = layers / "target"
         overlay(layers).mount(target)
         with pytest.raises(StepError) as caught:
             with_faults(lambda: kernel.forget_names(target), Fault(call, errno.ENOSYS))
-        assert (caught.value.errno, caught.value.step, caught.value.filename) == (errno.ENOSYS, step, str(target))
+        assert (caught.value.errno, caught.value.step, caught.value.filename) == (
+            errno.ENOSYS,
+            step,
+            str(target),
+        )
         assert (target / "second").exists()
         kernel.unmount(target)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,29 @@ def test_roots_live_as_long_as_the_image(kube):
         )
 
     wait_until(lambda: not rooted(), what="give the roots up")
+
+
+def test_roots_of_images_are_made_good_at_start(kube):
+    """A root that was lost is there again, and one whose image is gone goes, once daemon and containerd both run."""
+    archive = store_archive(nix_closure(2, name="lost-root", salt="lost-root"), "lost-root")
+    name = Path(archive).name
+    kube.cri.pull(f"nix:0{archive}")
+    assert kube.roots() == [name]
+    kube.nixsnap.stop()
+    places = kube.nixsnap.root / "gcroots/images"
+    shutil.rmtree(places / name)
+    orphan = places / f"{'0' * 32}-orphan.tar"
+    orphan.mkdir()
+    config = (kube.nixsnap.directory / "nixsnap.toml").read_text()
+    again = NixsnapDaemon.start(kube.nixsnap.directory, config=config)
+    try:
+        wait_until(lambda: kube.roots() == [name], what="mend the roots of images")
+        wait_until(
+            lambda: any(str(places) in root for root in nix_store("--query", "--roots", archive)),
+            what="root the archive",
+        )
+    finally:
+        again.stop()
 
 
 def test_concurrent_pulls_are_one(kube):

@@ -1,0 +1,208 @@
+"""Roots and store paths that somebody takes away behind our back, on a store of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from lab import NixsnapDaemon, PrivateStore, nix_closure
+from lab.processes import wait_until
+from rpc import LABEL, connect, files, store_path_labels
+
+
+@pytest.fixture
+def store(directory: Path) -> PrivateStore:
+    """An empty store, and a cache."""
+    return PrivateStore.below(directory)
+
+
+@contextmanager
+def daemon_on(store: PrivateStore, directory: Path, *, config: str = "") -> Iterator[NixsnapDaemon]:
+    """A daemon on that store, with its root in `directory`; its views stay when it ends."""
+    (directory / "n").mkdir(exist_ok=True)
+    daemon = NixsnapDaemon.start(directory / "n", config=config + store.config, environment=store.environment)
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+@pytest.fixture
+def nixsnap(directory, store):
+    with daemon_on(store, directory) as daemon:
+        yield daemon
+    daemon.destroy()
+
+
+@pytest.fixture
+def rpc(nixsnap):
+    with connect(nixsnap.address) as rpc:
+        yield rpc
+
+
+@pytest.fixture
+def closure(store):
+    """A closure that the cache has and the store does not."""
+    closure = nix_closure(4, salt="roots")
+    store.publish(closure)
+    return closure
+
+
+def dependencies(closure) -> list[str]:
+    return [path for path in closure.paths if "-dep-" in path]
+
+
+def closure_labels(closure) -> dict[str, str]:
+    return {f"{LABEL}nix-closure": closure.info}
+
+
+def add_image(rpc, closure, name: str = "image") -> None:
+    rpc.prepare(f"extract {name}", labels=closure_labels(closure))
+    rpc.commit(name, f"extract {name}")
+
+
+def content(mount, path: str) -> str:
+    return (files(mount) / path.lstrip("/") / "share/f").read_text()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    wait_until(condition, what=what, timeout_seconds=60)
+
+
+# --- store paths deleted by force
+
+
+@pytest.mark.parametrize("view", ["overlay", "bind"])
+def test_a_stopped_container_starts_again(store, directory, closure, view):
+    """Its view is mounted and has looked the paths up; Mounts, which precedes each start, puts them back into it."""
+    with (
+        daemon_on(store, directory, config=f'store_view = "{view}"\n') as daemon,
+        connect(daemon.address) as rpc,
+    ):
+        add_image(rpc, closure)
+        mount = rpc.prepare("container", "image")
+        one, other = dependencies(closure)[:2]
+        before = content(mount, one), content(mount, other)
+        store.delete_by_force([one, other])
+        again = rpc.mounts("container")
+        assert (content(again, one), content(again, other)) == before
+        assert "is whole again" in daemon.log_text()
+        # A second container, and one upon what a container left, find everything too.
+        assert content(rpc.prepare("second", "image"), one) == before[0]
+        store.delete_by_force([one])
+        assert content(rpc.mounts("second"), one) == content(mount, one) == before[0]
+    daemon.destroy()
+
+
+@pytest.mark.parametrize("labels", [closure_labels, lambda closure: store_path_labels(closure.paths)])
+def test_what_cannot_be_had_again_is_an_error_that_names_it(rpc, store, closure, labels):
+    """No container starts with something missing, and containerd is not told that the snapshot does not exist."""
+    rpc.prepare("extract image", labels=labels(closure))
+    rpc.commit("image", "extract image")
+    rpc.prepare("container", "image")
+    lost = dependencies(closure)[0]
+    store.delete_by_force([lost])
+    for call in (lambda: rpc.mounts("container"), lambda: rpc.prepare("other", "image")):
+        with pytest.raises(grpc.RpcError) as raised, store.without_cache():
+            call()
+        assert raised.value.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE}
+        assert Path(lost).name in raised.value.details()
+        assert "gone from the store" in raised.value.details()
+    assert rpc.list() == ["container", "image"]
+    assert content(rpc.mounts("container"), lost)
+
+
+def test_everything_gone_the_closure_info_too(rpc, store, closure):
+    """Each store path is rooted by itself then, and what keeps it is still the snapshot."""
+    add_image(rpc, closure)
+    store.destroy()
+    assert content(rpc.prepare("container", "image"), dependencies(closure)[0])
+    assert not store.has(closure.info)
+    store.collect_garbage()
+    assert all(map(store.has, closure.paths))
+    rpc.remove("container")
+    rpc.remove("image")
+    store.collect_garbage()
+    assert not any(map(store.has, closure.paths))
+
+
+def test_a_pull_of_what_was_deleted_by_force(rpc, store, closure):
+    """Nix's records say that it is there; it is fetched all the same."""
+    add_image(rpc, closure)
+    store.delete_by_force([*dependencies(closure)[:2], closure.info])
+    add_image(rpc, closure, "second")
+    assert all(map(store.has, (*closure.paths, closure.info)))
+
+
+# --- a daemon that starts
+
+
+def test_start_up_makes_good_what_was_lost(store, directory, closure):
+    """Roots, Nix's links to them, and store paths: all are there again, without any call, and the log says so."""
+    with daemon_on(store, directory) as daemon, connect(daemon.address) as rpc:
+        for name in ("no-roots", "unknown-to-nix", "whole"):
+            add_image(rpc, closure, name)
+        mount = rpc.prepare("container", "whole")
+        content(mount, dependencies(closure)[0])
+    layers = sorted(
+        (path for path in (daemon.root / "gcroots").iterdir() if path.name != "images"),
+        key=lambda path: int(path.name),
+    )
+    shutil.rmtree(layers[0])
+    auto = store.root / "nix/var/nix/gcroots/auto"
+    for link in auto.iterdir():
+        if link.readlink().parent == layers[1]:
+            link.unlink()
+    store.delete_by_force(dependencies(closure)[:1])
+    with daemon_on(store, directory) as daemon:
+        until(lambda: daemon.log_text().count("is whole again") == 3, "three layers made whole")
+        assert {link.readlink().parent for link in auto.iterdir()} >= set(layers)
+        assert content(mount, dependencies(closure)[0])  # in the view that was mounted all the time
+    with daemon_on(store, directory) as daemon:
+        until(lambda: "layers=3 not_whole=0" in daemon.log_text(), "a look that finds nothing")
+    daemon.destroy()
+
+
+def test_start_up_without_the_cache(store, directory, closure):
+    """The daemon serves, complains once, and heals as soon as the cache is back."""
+    with daemon_on(store, directory) as daemon, connect(daemon.address) as rpc:
+        add_image(rpc, closure)
+    lost = dependencies(closure)[0]
+    store.delete_by_force([lost])
+    with contextlib.ExitStack() as stack:
+        with store.without_cache():
+            daemon = stack.enter_context(daemon_on(store, directory))
+            rpc = stack.enter_context(connect(daemon.address))
+            assert rpc.list() == ["image"]
+            until(lambda: "trying again later" in daemon.log_text(), "a complaint")
+        until(lambda: store.has(lost), "the store path")
+    daemon.destroy()
+
+
+def test_orphan_roots_go(store, directory, closure):
+    """A daemon that was killed between root and row leaves a root that nobody owns."""
+    with daemon_on(store, directory) as daemon, connect(daemon.address) as rpc:
+        add_image(rpc, closure)
+        daemon.kill()
+    orphan = daemon.root / "gcroots/4711"
+    store.nix_store("--add-root", str(orphan / "path-0"), "--indirect", "--realise", closure.top)
+    with daemon_on(store, directory) as daemon:
+        assert not orphan.exists()
+    daemon.destroy()
+
+
+def test_a_removed_snapshot_is_not_rooted_again(rpc, store, nixsnap, closure):
+    """Whatever upkeep did for it: the roots of a snapshot go with it."""
+    add_image(rpc, closure)
+    store.delete_by_force(dependencies(closure)[:1])
+    rpc.prepare("container", "image")
+    rpc.remove("container")
+    rpc.remove("image")
+    assert [path.name for path in (nixsnap.root / "gcroots").iterdir()] == []
+    store.collect_garbage()
+    assert not store.live()
