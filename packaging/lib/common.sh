@@ -232,6 +232,27 @@ find_go() {
     go_is_recent "$NIXSNAP_GO" || die "the newest Go in Debian, $version, is too old for tests/conformance/go.mod"
 }
 
+# build_go_tool NAME: build the programs that tests/tools/NAME/go.mod names as tools into $LAB/NAME. Needs find_go.
+build_go_tool() {
+    local name=$1 module=$REPOSITORY/tests/tools/$1 scratch
+    if cmp --silent "$module/go.sum" "$LAB/$name/go.sum"; then
+        return 0
+    fi
+    say "building $name (test-only)"
+    scratch=$(mktemp -d "$LAB/build.XXXXXX")
+    CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' "$NIXSNAP_GO" -C "$module" build -trimpath -ldflags='-s -w' -o "$scratch/" tool
+    cp "$module/go.sum" "$scratch/"
+    rm -rf "${LAB:?}/$name"
+    mv "$scratch" "$LAB/$name"
+}
+
+# Other people's programs that load, run and push images: Docker's engine and command line, nerdctl, and the Go original.
+install_other_clients() {
+    unpack docker "usr/sbin/dockerd --version" docker.io/sid docker-cli/sid
+    build_go_tool nerdctl
+    build_go_tool original
+}
+
 # --- nixsnap itself ---
 
 # build_wheel DIRECTORY: build the checkout's wheel there, from a copy, so that nothing is written into the checkout.

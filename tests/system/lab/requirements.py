@@ -5,8 +5,11 @@ The one module of the lab that knows pytest. packaging/test installs everything,
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from lab.cache import LAB_DIRECTORY, unpacked_program
 from lab.containerd import Installation, containerd_series
 from lab.machine import missing_programs
 from lab.nix import missing_for_nix
@@ -34,6 +37,14 @@ def need_rootless(name: str = "1") -> Variant:
     if variant is None:
         pytest.skip(f"this machine lacks rootlesskit {name}")
     return variant
+
+
+def need_unpacked(path: str) -> Path:
+    """A program of the lab's directory is there; returns it."""
+    program = unpacked_program(path)
+    if program is None:
+        pytest.skip(f"this machine lacks {LAB_DIRECTORY / path}, which packaging/test brings")
+    return program
 
 
 def _skip_for_want_of(missing: list[str]) -> None:

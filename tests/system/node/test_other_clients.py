@@ -1,0 +1,108 @@
+"""Any client: what we built and loaded runs by it, and what it loads or pulls by itself runs as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clients import TRANSFER_SERVICE, Program, docker, nerdctl
+from lab import Containerd, build_image, installed_program, load_image, run
+from registries import Registry, start_docker_registry
+
+REFERENCE = "lab.invalid/app:1"
+
+
+@pytest.fixture
+def archive(node, closure) -> Path:
+    return build_image(closure, node.directory / "app.tar", reference=REFERENCE)
+
+
+@pytest.fixture
+def registry(node) -> Iterator[Registry]:
+    registry = start_docker_registry(node.directory / "registry")
+    yield registry
+    registry.stop()
+
+
+def pushed(registry: Registry, archive: Path) -> str:
+    """Push it, and return its reference."""
+    reference = f"{registry.host}/team/app:1"
+    run(installed_program("nix2container"), "push", "--plain-http", "--ref", reference, archive)
+    return reference
+
+
+def looks_right(client: Program, reference: str, closure) -> bool:
+    """Run a container by the client's own `run`, and see whether it has its closure and its files."""
+    script = "ls /nix/store; cat /nix/store/*-dep-2/share/f"
+    shown = client("run", "--rm", "--net", "none", reference, f"{closure.top}/bin/sh", "-c", script).stdout
+    names = sorted(path.removeprefix("/nix/store/") for path in closure.paths)
+    return shown.split() == [*names, "2"]
+
+
+def test_nerdctl_runs_what_we_loaded(node, closure, archive):
+    """`nix2container load`, then `nerdctl run`."""
+    load_image(node.containerd, archive, namespace="nerdctl")
+    assert looks_right(nerdctl(node), REFERENCE, closure)
+    assert "inferred" not in node.nixsnap.log_text()
+
+
+def test_nerdctl_loads(node, closure, archive):
+    """`nerdctl load` passes no annotations on; the nix layer is recognised."""
+    client = nerdctl(node)
+    client("load", "--input", archive)
+    assert looks_right(client, REFERENCE, closure)
+    assert "inferred" in node.nixsnap.log_text()
+
+
+def test_nerdctl_pulls(node, closure, archive, registry):
+    """`nerdctl pull` passes them on."""
+    reference = pushed(registry, archive)
+    client = nerdctl(node)
+    client("pull", reference)
+    assert looks_right(client, reference, closure)
+    assert "inferred" not in node.nixsnap.log_text()
+
+
+def test_docker_loads(node, closure, archive):
+    """`docker load` into containerd's image store; the nix layer is recognised, and all of it goes with the image."""
+    with docker(node) as client:
+        assert REFERENCE in client("load", "--input", archive).stdout
+        assert looks_right(client, REFERENCE, closure)
+        client("rmi", REFERENCE)
+    node.containerd.collect_garbage()
+    assert "inferred" in node.nixsnap.log_text()
+    assert list((node.nixsnap.root / "snapshots").iterdir()) == []
+    assert list((node.nixsnap.root / "gcroots").iterdir()) == []
+
+
+def test_ctr_pulls(node, closure, archive, registry):
+    """`ctr image pull`, which unpacks by itself, passes none on."""
+    reference = pushed(registry, archive)
+    local = ["--local"] if node.containerd.installation.series == "2" else []
+    node.containerd.ctr("image", "pull", *local, "--plain-http", "--snapshotter", "nix", reference)
+    shown = node.containerd.run(reference, f"{closure.top}/bin/ls", "/nix/store")
+    assert len(shown.stdout.split()) == len(closure.paths)
+    assert "inferred" in node.nixsnap.log_text()
+
+
+@pytest.mark.parametrize("installation", ["2"], indirect=True)
+def test_transfer_service_pulls(nixsnap, installation, directory, closure):
+    """The transfer service, by which `ctr image pull` of 2.x has containerd do it, passes them on."""
+    (directory / "c").mkdir()
+    containerd = Containerd.start(
+        installation,
+        directory / "c",
+        snapshotter=nixsnap.address,
+        extra_config=TRANSFER_SERVICE.format(snapshotter="nix"),
+    )
+    registry = start_docker_registry(directory / "registry")
+    try:
+        reference = pushed(registry, build_image(closure, directory / "app.tar", reference=REFERENCE))
+        containerd.ctr("image", "pull", "--plain-http", "--snapshotter", "nix", reference)
+        shown = containerd.run(reference, f"{closure.top}/bin/ls", "/nix/store")
+        assert len(shown.stdout.split()) == len(closure.paths)
+        assert "inferred" not in nixsnap.log_text()
+    finally:
+        registry.stop()
+        containerd.stop()
