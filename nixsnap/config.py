@@ -1,7 +1,7 @@
 """The daemon's configuration: defaults, the TOML file and the flags, in that order, each over the one before.
 
 File name, keys, flags and defaults are those of pdtpartners/nix-snapshotter (`pkg/config`), so that its users can
-change over without an edit; the keys it does not know are ours.
+change over without an edit; the keys it does not know are ours. Paths default to those of whoever runs it (`places`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any, Final
 import attrs
 
 from nixsnap.errors import InvalidArgumentError
-
-DEFAULT_CONFIG_PATH = Path("/etc/nix-snapshotter/config.toml")
+from nixsnap.places import default_places
 
 _NIX_OPTION: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 
@@ -73,7 +72,7 @@ class ImageServiceConfig:
 
     enable: bool = attrs.field(default=True, converter=_to_bool)
     containerd_address: Path = attrs.field(
-        default=Path("/run/containerd/containerd.sock"), converter=_to_path
+        factory=lambda: default_places().containerd_address, converter=_to_path
     )
 
 
@@ -162,10 +161,8 @@ class Config:
         nix: The `[nix]` table.
     """
 
-    address: Path = attrs.field(default=Path("/run/nix-snapshotter/nix-snapshotter.sock"), converter=_to_path)
-    root: Path = attrs.field(
-        default=Path("/var/lib/containerd/io.containerd.snapshotter.v1.nix"), converter=_to_layer_root
-    )
+    address: Path = attrs.field(factory=lambda: default_places().address, converter=_to_path)
+    root: Path = attrs.field(factory=lambda: default_places().root, converter=_to_layer_root)
     external_builder: Path | None = attrs.field(default=None, converter=_to_optional_path)
     store_view: StoreView = attrs.field(default=StoreView.AUTO, converter=StoreView)
     readonly_store: bool = attrs.field(default=False, converter=_to_bool)

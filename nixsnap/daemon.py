@@ -129,6 +129,7 @@ def _image_service(config: Config, layout: Layout, server: grpc.Server) -> Itera
 def _assemble(
     config: Config, layout: Layout, store: Store, background: Executor
 ) -> tuple[Snapshotter, Sweeper, Upkeep]:
+    _require_mounts(config.root)
     kind = _choose_view(config)
     stubs = StubMaker(
         layout=layout, kind=kind, store=config.host_store, store_dir=config.store_dir, executor=background
@@ -189,6 +190,14 @@ def _plain_options() -> tuple[str, ...]:
     """
     default_on = features.overlay_default("redirect_dir")
     return ("redirect_dir=nofollow",) if default_on else ()
+
+
+def _require_mounts(root: Path) -> None:
+    if not (mounts := features.mounts(root)):
+        raise FailedPreconditionError(
+            f"user {os.geteuid()} may mount nothing here: {mounts.missing}",
+            hint="run it as root, or in the namespaces of rootless containerd (packaging/rootless, docs/rootless.md)",
+        )
 
 
 def _choose_view(config: Config) -> StoreView:

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from nixsnap import __version__
 from nixsnap.cli import build, load, logs, push
 from nixsnap.cli.errors import reported
+from nixsnap.places import default_places
 
 PROGRAM: Final = "nix2container"
 
@@ -42,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-a",
         "--address",
-        default=os.environ.get("CONTAINERD_ADDRESS") or "/run/containerd/containerd.sock",
+        default=os.environ.get("CONTAINERD_ADDRESS") or str(default_places().containerd_address),
         help="containerd's socket (default: $CONTAINERD_ADDRESS or %(default)s)",
     )
     parser.add_argument(

@@ -10,7 +10,8 @@ from pathlib import Path
 from nixsnap import __version__
 from nixsnap.cli import logs
 from nixsnap.cli.errors import reported
-from nixsnap.config import DEFAULT_CONFIG_PATH, load
+from nixsnap.config import load
+from nixsnap.places import default_places
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-c", "--config", type=Path, help=f"configuration file (default: {DEFAULT_CONFIG_PATH})"
+        "-c", "--config", type=Path, help=f"configuration file (default: {default_places().config})"
     )
     parser.add_argument("-a", "--address", help="Unix socket to serve on")
     parser.add_argument("--root", help="directory of snapshots and metadata")
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     logs.set_up(arguments.log_level)
     config = load(
-        arguments.config or DEFAULT_CONFIG_PATH,
+        arguments.config or default_places().config,
         required=arguments.config is not None,
         overrides={
             name: value for name in ("address", "root") if (value := getattr(arguments, name)) is not None

@@ -37,6 +37,17 @@ class Feature:
         return self.missing is None
 
 
+def mounts(root: Path) -> Feature:
+    """Return whether anything can be mounted in this mount namespace: its user namespace's root can."""
+    try:
+        kernel.clone_tree(root, recursive=False).close()
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return Feature(str(error))
+    return Feature()
+
+
 def trusted_xattrs(root: Path) -> Feature:
     """Return whether `trusted.*` attributes can be set below a directory: only real root can, and not everywhere."""
 
