@@ -11,6 +11,7 @@ from lab.machine import SERIES
 from lab.place import HOST, Place
 from lab.requirements import need_containerd, need_rootless
 from lab.rootless import Rootless
+from lab.session import Session
 
 
 @pytest.fixture(params=SERIES, ids=lambda series: f"containerd-{series}")
@@ -23,6 +24,14 @@ def installation(request: pytest.FixtureRequest) -> Installation:
 def place() -> Place:
     """Where the node runs: the host, unless a test module says otherwise."""
     return HOST
+
+
+@pytest.fixture
+def session(directory: Path) -> Iterator[Session]:
+    """A plain user, as if logged in."""
+    need_rootless()
+    with Session.open(directory) as session:
+        yield session
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lab import Containerd, Installation, Rootless, build_plain_image, mount_count, rootlesskit_variants, run
+from lab import Containerd, Installation, Rootless, build_plain_image, mounts_below, rootlesskit_variants, run
 from lab.processes import processes_naming
 from lab.requirements import need_containerd, need_rootless
-from lab.rootless import USER
+from lab.session import USER
 
 REFERENCE = "lab.invalid/plain:1"
 
@@ -24,7 +24,6 @@ def run_plain(containerd: Containerd, directory: Path, script: str) -> list[str]
 def test_every_rootlesskit(directory: Path, name: str):
     """Debian 12's rootlesskit and Debian 13's, the latter with its child in the host's network namespace as well."""
     variant = need_rootless(name)
-    before = mount_count()
     with Rootless.start(directory, variant=variant) as rootless:
         assert rootless.run("id", "-u").stdout == "0\n"
         assert rootless.run_outside("id", "-un").stdout == f"{USER}\n"
@@ -42,7 +41,7 @@ def test_every_rootlesskit(directory: Path, name: str):
             containerd.stop()
     assert printed[0] == "0"
     assert int(printed[1].split()[1]) > 0, "root of the container is somebody else outside"
-    assert mount_count() == before
+    assert mounts_below(directory) == []
     assert processes_naming(directory) == []
 
 
