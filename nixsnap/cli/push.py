@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from nixsnap import netns
 from nixsnap.errors import InvalidArgumentError, NotFoundError
 from nixsnap.image.reference import Reference
 from nixsnap.nix.storepath import shorten
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nixsnap.registry.hosts import default_hosts_dirs  # noqa: PLC0415
     from nixsnap.registry.push import push  # noqa: PLC0415
 
+    if (namespace := netns.detached()) is not None:
+        netns.enter(namespace)  # before there is another thread, so that all of them are in it
     reference = Reference.parse(arguments.ref)
     mount_from = [_repository(name, reference) for name in arguments.mount_from]
     for directory in arguments.hosts_dir or ():

@@ -16,6 +16,7 @@ from typing import Final
 
 import attrs
 
+from nixsnap import netns
 from nixsnap.errors import (
     FailedPreconditionError,
     NixsnapError,
@@ -70,14 +71,16 @@ def run(arguments: Sequence[str], *, purpose: str, environment: Mapping[str, str
     if _closing.is_set():
         raise UnavailableError(f"cannot {purpose}: nixsnap is stopping")
     try:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # A group of its own: what the service manager or a terminal sends to ours is for us to pass on.
-            start_new_session=True,
-            env=None if environment is None else {**os.environ, **environment},
+        process = netns.within(
+            lambda: subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # A group of its own: what the service manager or a terminal sends to ours is for us to pass on.
+                start_new_session=True,
+                env=None if environment is None else {**os.environ, **environment},
+            )
         )
     except OSError as exc:
         if exc.errno in {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}:

@@ -76,6 +76,7 @@ install_test_programs() {
     local wanted=()
     need git git
     need getfattr attr
+    need ip iproute2
     need setfacl acl
     need newuidmap uidmap
     need rootlesskit rootlesskit

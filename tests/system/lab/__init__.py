@@ -29,6 +29,7 @@ from lab.containerd_config import CriSettings
 from lab.daemon import NixsnapDaemon, installed_program
 from lab.images import build_image, build_plain_image, load_image
 from lab.mounts import Mount, mount_count, mounts, mounts_below, unmount_below
+from lab.netns import DetachedNetwork
 from lab.nix import Closure, closure_info, nix_build, nix_closure, nix_environment
 from lab.node import Node
 from lab.privatestore import PrivateStore
@@ -41,6 +42,7 @@ __all__ = [
     "CommandError",
     "Containerd",
     "CriSettings",
+    "DetachedNetwork",
     "Installation",
     "Mount",
     "NixsnapDaemon",

@@ -9,10 +9,10 @@ import time
 import pytest
 from droppingproxy import dropping
 from imagekit import Layout, config_of, layer, sha256
-from lab import build_image, run
+from lab import DetachedNetwork, build_image, run
 from lab.processes import wait_until
 from pushable import BIG_BYTES, write_archive
-from registries import has_tag, manifest, pull, skopeo
+from registries import has_tag, manifest, pull, skopeo, start_docker_registry
 
 from nixsnap.image.archive import ImageArchive
 
@@ -229,3 +229,26 @@ def test_nobody_there(client, archive):
     assert refused.returncode == 6
     assert "localhost:1 does not answer: connection refused" in refused.stderr
     assert time.monotonic() - began < 5
+
+
+def test_a_registry_in_rootlesskits_detached_network(directory, client, archive):
+    """It is reached there, and nowhere else."""
+    with DetachedNetwork.made(directory) as network:
+        registry = network.call(lambda: start_docker_registry(directory / "registry"))
+        name = f"{registry.host}/app:1"
+        outside = client.push("--ref", name, archive)
+        assert (outside.returncode, "refused" in outside.stderr) == (6, True), outside.stderr
+        client.environment |= network.environment
+        assert client.pushed("--ref", name, archive).startswith(name)
+        assert registry.requests("PUT")
+        registry.stop()
+
+
+def test_a_namespace_that_is_none(directory, client, archive):
+    """What cannot be entered is an error with its name, not a push from somewhere else."""
+    (directory / "netns").touch()
+    client.environment["ROOTLESSKIT_STATE_DIR"] = str(directory)
+    result = client.push("--ref", "localhost:1/app:1", archive)
+    assert result.returncode == 5
+    assert str(directory / "netns") in result.stderr
+    assert "ROOTLESSKIT_STATE_DIR" in result.stderr
