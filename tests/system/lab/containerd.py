@@ -192,10 +192,10 @@ class Containerd:
         self.ctr("task", "rm", "--force", container_id, check=False)
         self.ctr("container", "rm", container_id, check=check)
 
-    def collect_garbage(self) -> None:
+    def collect_garbage(self, *, namespace: str | None = None) -> None:
         """Have containerd's collector run to its end: only then are removed containers' snapshots gone."""
-        lease = self.ctr("leases", "create").stdout.strip()
-        self.ctr("leases", "delete", "--sync", lease)
+        lease = self.ctr("leases", "create", namespace=namespace).stdout.strip()
+        self.ctr("leases", "delete", "--sync", lease, namespace=namespace)
 
     def restart(self) -> None:
         """Stop containerd alone, as an upgrade does, and start it again; containers keep running."""

@@ -79,27 +79,74 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _descriptor(kind: str, blob: bytes) -> dict[str, Any]:
-    return {"mediaType": kind, "digest": f"sha256:{hashlib.sha256(blob).hexdigest()}", "size": len(blob)}
+    return {"mediaType": kind, "digest": _digest(blob), "size": len(blob)}
+
+
+def _digest(blob: bytes) -> str:
+    return f"sha256:{hashlib.sha256(blob).hexdigest()}"
 
 
 def build_plain_image(archive: Path, *, reference: str) -> Path:
     """Write a one-layer OCI archive of the same busybox, for `ctr image import`, and return its path."""
-    layer = _layer()
+    config = {
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": []},
+    }
+    return _write_with_layer(archive, {}, config=config, layers=[], layer=_layer(), reference=reference)
+
+
+def add_plain_layer(base: Path, archive: Path, *, reference: str, files: Mapping[str, str]) -> Path:
+    """Write the image of an OCI archive with one more ordinary layer, which holds `files`; return its path."""
+    with tarfile.open(base) as tar:
+        blobs = {member.name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+        content = {name: stream.read() for name, stream in blobs.items() if stream}
+
+    def document(digest: str) -> Any:
+        return json.loads(content[f"blobs/{digest.replace(':', '/')}"])
+
+    (listed,) = json.loads(content["index.json"])["manifests"]
+    manifest = document(listed["digest"])
+    config = document(manifest["config"]["digest"])
+    config.pop("history", None)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    kept = {layer["digest"] for layer in manifest["layers"]}
+    blobs_kept = {name: blob for name, blob in content.items() if _digest(blob) in kept}
+    return _write_with_layer(
+        archive,
+        blobs_kept,
+        config=config,
+        layers=manifest["layers"],
+        layer=buffer.getvalue(),
+        reference=reference,
+    )
+
+
+def _write_with_layer(
+    archive: Path,
+    blobs: Mapping[str, bytes],
+    *,
+    config: dict[str, Any],
+    layers: list[dict[str, Any]],
+    layer: bytes,
+    reference: str,
+) -> Path:
+    """Write an OCI archive of `layers`, whose blobs are there, and `layer`, an uncompressed tar, on top."""
     packed = gzip.compress(layer, compresslevel=1, mtime=0)
-    config = json.dumps(
-        {
-            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-            "os": "linux",
-            "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        }
-    ).encode()
+    config["rootfs"]["diff_ids"].append(_digest(layer))
+    config_blob = json.dumps(config).encode()
     manifest = json.dumps(
         {
             "schemaVersion": 2,
             "mediaType": f"{_MEDIA}.manifest.v1+json",
-            "config": _descriptor(f"{_MEDIA}.config.v1+json", config),
-            "layers": [_descriptor(f"{_MEDIA}.layer.v1.tar+gzip", packed)],
+            "config": _descriptor(f"{_MEDIA}.config.v1+json", config_blob),
+            "layers": [*layers, _descriptor(f"{_MEDIA}.layer.v1.tar+gzip", packed)],
         }
     ).encode()
     listed = _descriptor(f"{_MEDIA}.manifest.v1+json", manifest)
@@ -107,7 +154,8 @@ def build_plain_image(archive: Path, *, reference: str) -> Path:
     index = json.dumps(
         {"schemaVersion": 2, "mediaType": f"{_MEDIA}.index.v1+json", "manifests": [listed]}
     ).encode()
-    files = {f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}": blob for blob in (packed, config, manifest)}
+    files = dict(blobs)
+    files |= {f"blobs/{_digest(blob).replace(':', '/')}": blob for blob in (packed, config_blob, manifest)}
     files |= {"index.json": index, "oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
     with tarfile.open(archive, "w") as tar:
         for name, content in files.items():

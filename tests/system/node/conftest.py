@@ -1,8 +1,21 @@
-"""What the tests of a node share with those of pushing: a private registry."""
+"""What the tests of a node share, also with those of pushing: a private registry, and a Kubernetes node."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "push"))
+import pytest
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parent / "push")]
+
+from kube import KubeNode, kube_node  # noqa: E402
+
+
+@pytest.fixture
+def kube(directory, installation, closure) -> Iterator[KubeNode]:
+    """A node for pods; its pause image is a Nix image of `closure`."""
+    with kube_node(directory, installation, closure) as node:
+        yield node

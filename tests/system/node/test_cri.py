@@ -3,127 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import attrs
 import grpc
 import pytest
-from cri import POD, Cri, Pod
-from lab import (
-    Closure,
-    Containerd,
-    CriSettings,
-    NixsnapDaemon,
-    build_image,
-    build_plain_image,
-    load_image,
-    nix_closure,
-    run,
-)
+from cri import POD, Pod
+from kube import store_archive
+from lab import NixsnapDaemon, add_plain_layer, build_image, build_plain_image, nix_closure, run
 from lab.daemon import installed_program
-from lab.nix import nix_environment, nix_store
+from lab.nix import nix_store
 from lab.processes import wait_until
 from registries import start_docker_registry
-
-PAUSE = "lab.invalid/pause:1"
-
-ARCHIVE = """
-{ builder, closureInfo, config, roots, options, name }:
-derivation {
-  inherit name;
-  system = builtins.currentSystem;
-  builder = "/bin/sh";
-  PATH = "/usr/bin:/bin";
-  closureInfo = builtins.storePath closureInfo;
-  args = [
-    "-c"
-    "exec ${builder} build --config ${config} --copy-to-root ${roots} ${options} --closure $closureInfo $out"
-  ];
-}
-"""
-
-
-def store_archive(
-    closure: Closure,
-    name: str,
-    *,
-    config: dict | None = None,
-    roots: tuple[str, ...] = (),
-    options: tuple[str, ...] = (),
-) -> str:
-    """Build an image inside a derivation, so that its archive is a store path and knows its own nix:0 name."""
-    with tempfile.TemporaryDirectory(prefix="nixsnap-archive.") as scratch:
-        for file, value in (
-            ("config", config or {"Cmd": [f"{closure.top}/bin/sleep", "1000"]}),
-            ("roots", roots),
-        ):
-            Path(scratch, file).write_text(json.dumps(value))
-        Path(scratch, "archive.nix").write_text(ARCHIVE)
-        words = {
-            "builder": installed_program("nix2container"),
-            "closureInfo": closure.info,
-            "config": f"{scratch}/config",
-            "roots": f"{scratch}/roots",
-            "options": " ".join(options),
-            "name": f"{name}.tar",
-        }
-        arguments = [word for key, value in words.items() for word in ("--argstr", key, str(value))]
-        built = run(
-            "nix-build", "--no-out-link", f"{scratch}/archive.nix", *arguments, environment=nix_environment()
-        )
-        return built.stdout.strip()
-
-
-@attrs.frozen
-class KubeNode:
-    nixsnap: NixsnapDaemon
-    containerd: Containerd
-    cri: Cri
-    directory: Path
-
-    def write_network(self) -> None:
-        """Give pods a network of their own: a veth pair each, by the ptp plug-in of CNI."""
-        ipam = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": str(self.directory / "ipam")}
-        network = {"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "ptp", "ipam": ipam}]}
-        (self.directory / "c/cni").mkdir(exist_ok=True)
-        (self.directory / "c/cni/10-lab.conflist").write_text(json.dumps(network))
-
-    def roots(self) -> list[str]:
-        """Names of the image archives that are rooted."""
-        place = self.nixsnap.root / "gcroots/images"
-        return [path.name for path in place.iterdir()] if place.exists() else []
-
-
-@pytest.fixture
-def kube(directory, installation, closure) -> Iterator[KubeNode]:
-    """A node with CRI whose pause image is a Nix image, and kubelet's image endpoint at nixsnap."""
-    for name in ("n", "c"):
-        (directory / name).mkdir()
-    address = directory / "c/containerd.sock"
-    nixsnap = NixsnapDaemon.start(
-        directory / "n", config=f'[image_service]\ncontainerd_address = "{address}"\n'
-    )
-    containerd = Containerd.start(
-        installation, directory / "c", snapshotter=nixsnap.address, cri=CriSettings(sandbox_image=PAUSE)
-    )
-    pause = build_image(
-        closure,
-        directory / "pause.tar",
-        reference=PAUSE,
-        config={"Cmd": [f"{closure.top}/bin/sleep", "100000"]},
-    )
-    load_image(containerd, pause, namespace="k8s.io")
-    cri = Cri(runtime=containerd.address, images=nixsnap.address)
-    yield KubeNode(nixsnap, containerd, cri, directory)
-    cri.close()
-    containerd.stop()
-    nixsnap.destroy()
-
 
 pytestmark = pytest.mark.parametrize("installation", ["1.7", "2"], indirect=True)
 
@@ -204,20 +96,49 @@ def test_registry_in_between(kube, closure):
 
 
 def test_layers_of_every_kind(kube, closure, tmp_path):
-    """An ordinary base image, a nix layer, a plain layer and another nix layer, as one image in a pod."""
+    """A plain base, a nix layer, a plain layer that changes both, and a nix layer on top, as one image in a pod."""
     base = build_plain_image(tmp_path / "base.tar", reference="lab.invalid/base:1")
     first = build_image(
         closure, tmp_path / "first.tar", reference="lab.invalid/first:1", options=["--from-image", base]
     )
+    changed, emptied = (path for path in closure.paths if path.endswith(("-dep-0", "-dep-1")))
+    changes = {
+        "etc/motd": "of the plain layer\n",
+        f"{changed[1:]}/share/f": "changed\n",
+        f"{emptied[1:]}/share/.wh.f": "",
+        "bin/.wh.yes": "",
+    }
+    changes_upon = add_plain_layer(
+        first, tmp_path / "changes.tar", reference="lab.invalid/changes:1", files=changes
+    )
     upper = nix_closure(2, salt="upper", name="upper-app")
-    second = store_archive(upper, "layers", options=("--from-image", str(first)))
-    kube.cri.pull(f"nix:0{second}")
+    top = store_archive(upper, "layers", options=("--from-image", str(changes_upon)))
+    kube.cri.pull(f"nix:0{top}")
     pod = kube.cri.run_pod("layers", kube.directory / "logs")
-    container = pod.start("app", f"nix:0{second}", ["/bin/sleep", "1000"])
-    assert pod.exec(container, "/bin/busybox", "echo", "base") == "base\n"
-    assert pod.exec(container, f"{closure.top}/bin/echo", "first") == "first\n"
+    container = pod.start("app", f"nix:0{top}", ["/bin/sleep", "1000"])
+    script = f"cat /etc/motd {changed}/share/f; ls {emptied}/share; test -e /bin/yes || echo deleted"
+    assert pod.exec(container, "/bin/sh", "-c", script) == "of the plain layer\nchanged\ndeleted\n"
+    for each, salt in ((closure, ""), (upper, "upper")):
+        last = max(path for path in each.paths if "-dep-" in path and path not in {changed, emptied})
+        number = last.rpartition("-")[2]
+        assert pod.exec(container, f"{each.top}/bin/cat", f"{last}/share/f") == f"{number} {salt}\n"
     listed = pod.exec(container, f"{upper.top}/bin/ls", "/nix/store").split()
     assert set(listed) == {path.removeprefix("/nix/store/") for path in (*closure.paths, *upper.paths)}
+    pod.remove()
+
+
+def test_the_same_image_without_annotations(kube):
+    """`ctr image import` passes none on, and the pod of it is the same."""
+    app = nix_closure(3, salt="imported")  # the layer of `closure` is unpacked already, for the pause image
+    archive = build_image(app, kube.directory / "app.tar", reference="lab.invalid/imported:1")
+    local = ["--local"] if kube.containerd.installation.series == "2" else []
+    kube.containerd.ctr("image", "import", *local, "--snapshotter", "nix", archive, namespace="k8s.io")
+    wait_until(lambda: bool(kube.cri.image_id("lab.invalid/imported:1")), what="be known to CRI")
+    assert "inferred" in kube.nixsnap.log_text()
+    pod = kube.cri.run_pod("imported", kube.directory / "logs")
+    container = pod.start("app", "lab.invalid/imported:1", [f"{app.top}/bin/sleep", "1000"])
+    listed = pod.exec(container, f"{app.top}/bin/ls", "/nix/store").split()
+    assert listed == sorted(path.removeprefix("/nix/store/") for path in app.paths)
     pod.remove()
 
 
@@ -268,25 +189,6 @@ def test_concurrent_pulls_are_one(kube):
         ids = set(pool.map(kube.cri.pull, [f"nix:0{archive}"] * 10))
     assert len(ids) == 1
     assert kube.nixsnap.log_text().count("pulled reference=") == 1
-
-
-def test_ordinary_references_go_to_containerd(kube):
-    """A reference that is not ours fails or succeeds as containerd says, and other methods pass through."""
-    with pytest.raises(grpc.RpcError) as ours:
-        kube.cri.pull("localhost:1/none:1", username="u", password="p")
-    direct = Cri(runtime=kube.containerd.address, images=kube.containerd.address)
-    with pytest.raises(grpc.RpcError) as theirs:
-        direct.pull("localhost:1/none:1", username="u", password="p")
-    direct.close()
-    assert ours.value.code() == theirs.value.code()
-    assert ours.value.details() == theirs.value.details()
-    assert PAUSE in kube.cri.images()
-    kube.cri.call("ImageService", "ImageFsInfo")
-    with grpc.insecure_channel(f"unix://{kube.nixsnap.address}") as channel:
-        unknown = channel.unary_unary("/runtime.v1.ImageService/FromTheFuture")
-        with pytest.raises(grpc.RpcError) as raised:
-            unknown(b"", timeout=10)
-        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize(

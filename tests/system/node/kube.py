@@ -1,0 +1,125 @@
+"""A Kubernetes node without kubelet: containerd with CRI, nixsnap as its image service, and images in the store."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+from cri import Cri
+from lab import (
+    Closure,
+    Containerd,
+    CriSettings,
+    Installation,
+    NixsnapDaemon,
+    build_image,
+    load_image,
+    run,
+)
+from lab.daemon import installed_program
+from lab.nix import nix_environment
+
+PAUSE = "lab.invalid/pause:1"
+
+ARCHIVE = """
+{ builder, closureInfo, config, roots, options, name }:
+derivation {
+  inherit name;
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  PATH = "/usr/bin:/bin";
+  closureInfo = builtins.storePath closureInfo;
+  args = [
+    "-c"
+    "exec ${builder} build --config ${config} --copy-to-root ${roots} ${options} --closure $closureInfo $out"
+  ];
+}
+"""
+
+
+def store_archive(
+    closure: Closure,
+    name: str,
+    *,
+    config: dict | None = None,
+    roots: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+) -> str:
+    """Build an image inside a derivation, so that its archive is a store path and knows its own nix:0 name."""
+    with tempfile.TemporaryDirectory(prefix="nixsnap-archive.") as scratch:
+        for file, value in (
+            ("config", config or {"Cmd": [f"{closure.top}/bin/sleep", "1000"]}),
+            ("roots", roots),
+        ):
+            Path(scratch, file).write_text(json.dumps(value))
+        Path(scratch, "archive.nix").write_text(ARCHIVE)
+        words = {
+            "builder": installed_program("nix2container"),
+            "closureInfo": closure.info,
+            "config": f"{scratch}/config",
+            "roots": f"{scratch}/roots",
+            "options": " ".join(options),
+            "name": f"{name}.tar",
+        }
+        arguments = [word for key, value in words.items() for word in ("--argstr", key, str(value))]
+        built = run(
+            "nix-build", "--no-out-link", f"{scratch}/archive.nix", *arguments, environment=nix_environment()
+        )
+        return built.stdout.strip()
+
+
+@attrs.frozen
+class KubeNode:
+    nixsnap: NixsnapDaemon
+    containerd: Containerd
+    cri: Cri
+    directory: Path
+
+    def write_network(self) -> None:
+        """Give pods a network of their own: a veth pair each, by the ptp plug-in of CNI."""
+        ipam = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": str(self.directory / "ipam")}
+        network = {"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "ptp", "ipam": ipam}]}
+        (self.directory / "c/cni").mkdir(exist_ok=True)
+        (self.directory / "c/cni/10-lab.conflist").write_text(json.dumps(network))
+
+    def roots(self) -> list[str]:
+        """Names of the image archives that are rooted."""
+        place = self.nixsnap.root / "gcroots/images"
+        return [path.name for path in place.iterdir()] if place.exists() else []
+
+
+@contextmanager
+def kube_node(
+    directory: Path, installation: Installation, closure: Closure, *, config: str = ""
+) -> Iterator[KubeNode]:
+    """A node with CRI whose pause image is a Nix image of `closure`, and kubelet's image endpoint at nixsnap.
+
+    `config` is nixsnap's, and precedes the table of the image service.
+    """
+    for name in ("n", "c"):
+        (directory / name).mkdir()
+    address = directory / "c/containerd.sock"
+    nixsnap = NixsnapDaemon.start(
+        directory / "n", config=f'{config}[image_service]\ncontainerd_address = "{address}"\n'
+    )
+    containerd = Containerd.start(
+        installation, directory / "c", snapshotter=nixsnap.address, cri=CriSettings(sandbox_image=PAUSE)
+    )
+    pause = build_image(
+        closure,
+        directory / "pause.tar",
+        reference=PAUSE,
+        config={"Cmd": [f"{closure.top}/bin/sleep", "100000"]},
+    )
+    load_image(containerd, pause, namespace="k8s.io")
+    cri = Cri(runtime=containerd.address, images=nixsnap.address)
+    try:
+        yield KubeNode(nixsnap, containerd, cri, directory)
+    finally:
+        cri.close()
+        containerd.stop()
+        nixsnap.destroy()
