@@ -29,6 +29,7 @@ from nixsnap.notify import notify
 from nixsnap.periodic import periodically
 from nixsnap.rootlock import hold_root
 from nixsnap.services.snapshots import SnapshotsService
+from nixsnap.serving.choice import make_server
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.mounter import ViewMounter
 from nixsnap.snapshots.snapshotter import Settings, Snapshotter
@@ -72,13 +73,14 @@ def serve(config: Config) -> None:
         snapshotter, sweeper, upkeep = _assemble(config, layout, store, background)
         _forget_stubs_of_last_boot(layout, sweeper)
         sweeper.sweep(at_start=True)
-        calls = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="call"))
-        server = grpc.server(
-            calls,
-            options=[
+        server = make_server(
+            [
                 ("grpc.max_receive_message_length", _MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MESSAGE_BYTES),
+                # Pings that measure a network's bandwidth; there is none, and they double the messages sent.
+                ("grpc.http2.bdp_probe", 0),
             ],
+            threads=_THREADS,
         )
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
         with (
@@ -241,7 +243,7 @@ def _stop_on_signal() -> threading.Event:
 @contextmanager
 def _serving(server: grpc.Server, address: Path) -> Iterator[None]:
     """Serve on a Unix socket that only our own user can reach; at the end calls in flight finish first."""
-    servicer = health.HealthServicer()
+    servicer = health.HealthServicer(experimental_non_blocking=False)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     with _socket_place(address):
         with _umask(0o177):  # nobody else may connect, not even in the moment between bind and a chmod

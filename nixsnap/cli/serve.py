@@ -12,6 +12,7 @@ from nixsnap.cli import logs
 from nixsnap.cli.errors import reported
 from nixsnap.config import load
 from nixsnap.places import default_places
+from nixsnap.serving.poller import prefer_older_poller
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +37,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal says stop."""
+    prefer_older_poller()
     # grpc and all that needs it load here, so that `--help` and a wrong flag answer at once.
     from nixsnap.daemon import serve  # noqa: PLC0415
 

@@ -102,7 +102,10 @@ class WriteQueue:
         """Run operations in one transaction and settle them."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._run_operation(pending.operation) for pending in batch]
+            if len(batch) == 1:  # what it does needs no undoing apart from the transaction
+                outcomes: list[tuple[Any, BaseException | None]] = [(batch[0].operation(self._writer), None)]
+            else:
+                outcomes = [self._run_operation(pending.operation) for pending in batch]
             self._effects.sync()
             self._connection.execute("COMMIT")
         except BaseException as exc:  # noqa: BLE001 - it is raised by those who wait

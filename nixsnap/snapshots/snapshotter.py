@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -352,20 +352,21 @@ class Snapshotter:
     def _remove(self, key: str) -> None:
         with self._store.read() as tx:
             snapshot_id, info, _ = tx.get(key)
-            nix_layer = bool(tx.nix_layers([snapshot_id]))
-            viewed = info.kind is not Kind.COMMITTED and bool(tx.nix_layers(tx.chain(key)))
+            nix_layers = tx.nix_layers(tx.chain(key) if info.parent else (snapshot_id,))
         self._reserve.spend(lambda: self._store.write(lambda tx: tx.remove(key)))
         log.info("removed key=%r id=%d", key, snapshot_id)
-        self._remove_files(snapshot_id, nix_layer=nix_layer, viewed=viewed)
+        self._remove_files(snapshot_id, nix_layers=nix_layers)
         self._reserve.refill()
 
-    def _remove_files(self, snapshot_id: int, *, nix_layer: bool, viewed: bool) -> None:
+    def _remove_files(self, snapshot_id: int, *, nix_layers: Collection[int]) -> None:
+        """Remove the files of a snapshot; `nix_layers` are those of its chain, itself included."""
         try:
-            if viewed:
+            if nix_layers:
                 self._mounter.down(snapshot_id)
             kernel.remove_tree(self._layout.snapshot(snapshot_id))
-            kernel.remove_tree(self._layout.work(snapshot_id))
-            if nix_layer:
+            if nix_layers:
+                kernel.remove_tree(self._layout.work(snapshot_id))
+            if snapshot_id in nix_layers:
                 self._discard_closure(snapshot_id)
         except OSError:
             # The row is gone, so the call has succeeded; what is left is garbage, which the next sweep takes.
