@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from nixsnap.errors import InvalidArgumentError, ResourceExhaustedError
+from nixsnap.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from nixsnap.nix.storepath import shorten
 
 _MODE: Final = 0o666  # less the umask, as open(2) has it
@@ -28,6 +28,7 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
 
     Raises:
         InvalidArgumentError: `path` is a directory.
+        NotFoundError: It is in none.
         ResourceExhaustedError: The disk is full.
         OSError: The file cannot be made.
     """
@@ -38,6 +39,8 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
         mode = stat.S_IFREG
     if stat.S_ISDIR(mode):
         raise InvalidArgumentError(f"{shorten(path)} is a directory")
+    if not target.resolve().parent.is_dir():
+        raise NotFoundError(f"there is no directory to write {shorten(path)} to")
     try:
         if stat.S_ISREG(mode):
             yield from _replaced(target.resolve())

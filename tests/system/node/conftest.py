@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE), str(HERE.parent / "push")]
+sys.path += [str(HERE), str(HERE.parent / "push"), str(HERE.parents[1] / "unit/containerd")]
 
 from kube import KubeNode, kube_node  # noqa: E402
 
