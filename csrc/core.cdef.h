@@ -115,7 +115,7 @@ errint_t nsnap_directory_has_types(int dir_fd, struct nsnap_failure *failure);
 errint_t nsnap_open_beneath(int dir_fd, const char *path, uint64_t flags, uint64_t mode,
 			    struct nsnap_failure *failure);
 
-/* ---- stub.c ---- */
+/* ---- stub.c, stub_tree.c ---- */
 
 struct nsnap_stub_counts {
 	uint64_t directories;
@@ -123,18 +123,43 @@ struct nsnap_stub_counts {
 	uint64_t linked; /* regular files, by how they got there */
 	uint64_t cloned;
 	uint64_t copied;
+	uint64_t data_only; /* empty files that lead to the store's, made anew */
+	uint64_t shared;    /* the same, hard links to another layer's */
+	uint64_t left_out;  /* devices, pipes and sockets, of which no store has any */
 };
 
 /*
  * Fills the directory with a stand-in for each named entry of the store: for a directory an empty one (with the
  * overlay redirect `redirect_prefix` + name in the named xattr, unless redirect_xattr is NULL), for a symlink the same
- * symlink, for a regular file a hard link, else a reflink, else a copy. Owner, mode and mtime are the entry's.
+ * symlink, for a regular file a hard link, else a reflink, else a copy. Mode and mtime are the entry's, and with
+ * keep_ids its owner and set-id bits; without, what is made has its maker's ids and no such bits.
  * names: NUL-terminated, one behind the other, names_size bytes in all. failure->index and subject tell the name.
  * After a failure the directory holds a part of them; the caller removes it.
  */
-errint_t nsnap_stub_fill(int dir_fd, int store_fd, const char *names, size_t names_size,
+errint_t nsnap_stub_fill(int dir_fd, int store_fd, const char *names, size_t names_size, bool keep_ids,
 			 const char *redirect_xattr, const char *redirect_prefix,
 			 struct nsnap_stub_counts *counts, struct nsnap_failure *failure);
+
+struct nsnap_stub_trees {
+	int dir_fd;   /* the directory to fill */
+	int store_fd; /* the store, which is the data-only layer */
+	const char *names;
+	size_t names_size;
+	const char *metacopy_xattr; /* for "this file's data lies in another layer"; empty value */
+	const char *redirect_xattr; /* for where */
+	const int *donor_fds;	    /* directories filled before; what is in them as it would be made is linked */
+	size_t donor_count;
+	bool keep_ids;
+};
+
+/*
+ * Fills the directory with a stand-in for each named entry of the store and all below it: directories and symlinks as
+ * they are, and for a regular file an empty one of its length, mode and mtime that leads to it (overlayfs, "data-only
+ * lower layers"). A file too deep for that (its path has to fit into an attribute) is copied.
+ * Otherwise as nsnap_stub_fill; failure->message is the place within the entry.
+ */
+errint_t nsnap_stub_fill_trees(const struct nsnap_stub_trees *trees, struct nsnap_stub_counts *counts,
+			       struct nsnap_failure *failure);
 
 /* ---- remove.c, usage.c: whole trees of any depth ---- */
 

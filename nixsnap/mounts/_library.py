@@ -55,11 +55,13 @@ class Library(Protocol):
         store_fd: int,
         names: bytes,
         names_size: int,
+        keep_ids: bool,  # noqa: FBT001
         redirect_xattr: bytes | Address,
         redirect_prefix: bytes,
         counts: Address,
         failure: Address,
     ) -> int: ...
+    def nsnap_stub_fill_trees(self, trees: Address, counts: Address, failure: Address) -> int: ...
     def nsnap_remove_tree(self, dir_fd: int, name: bytes, failure: Address) -> int: ...
     def nsnap_disk_usage(self, path: bytes, usage: Address, failure: Address) -> int: ...
 

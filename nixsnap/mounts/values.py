@@ -115,11 +115,17 @@ class StubCounts:
     """Regular files that share their blocks with the store's."""
     copied: int
     """Regular files that take up room of their own."""
+    data_only: int = 0
+    """Files without data that lead to the store's, made anew."""
+    shared: int = 0
+    """The same, hard links to those of another layer."""
+    left_out: int = 0
+    """Devices, pipes and sockets within store paths, which Nix makes none of."""
 
     @property
     def files(self) -> int:
         """All regular files."""
-        return self.linked + self.cloned + self.copied
+        return self.linked + self.cloned + self.copied + self.data_only + self.shared
 
 
 @attrs.frozen(kw_only=True)

@@ -121,7 +121,7 @@ def test_names_without_an_end_are_refused_by_the_c_core(tmp_path):
     filled = failure(b"")
     with kernel.open_directory(tmp_path) as opened:
         fd = opened.fileno()
-        result = kernel.lib.nsnap_stub_fill(fd, fd, b"name", 4, kernel.ffi.NULL, b"/", counts, filled)
+        result = kernel.lib.nsnap_stub_fill(fd, fd, b"name", 4, True, kernel.ffi.NULL, b"/", counts, filled)
     assert result == -errno.EINVAL
     assert kernel.ffi.string(filled.step) == b"stub names"
 
