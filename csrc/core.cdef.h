@@ -147,7 +147,7 @@ struct nsnap_stub_trees {
 	size_t names_size;
 	const char *metacopy_xattr; /* for "this file's data lies in another layer"; empty value */
 	const char *redirect_xattr; /* for where */
-	const int *donor_fds;	    /* directories filled before; what is in them as it would be made is linked */
+	const int *donor_fds; /* directories filled before; what is in them as it would be made is linked */
 	size_t donor_count;
 	bool keep_ids;
 };

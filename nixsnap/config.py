@@ -27,7 +27,9 @@ class StoreView(enum.StrEnum):
 
     AUTO = "auto"
     OVERLAY = "overlay"
+    DATA_ONLY = "data-only"
     BIND = "bind"
+    FUSE = "fuse"
 
 
 def _to_path(value: object) -> Path:

@@ -18,7 +18,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
-from nixsnap.config import Config, StoreView
+from nixsnap.config import Config
 from nixsnap.errors import FailedPreconditionError, InvalidArgumentError
 from nixsnap.metadata.store import Store
 from nixsnap.mounts import features
@@ -30,6 +30,7 @@ from nixsnap.periodic import periodically
 from nixsnap.rootlock import hold_root
 from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.serving.choice import make_server
+from nixsnap.snapshots import kinds
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.mounter import ViewMounter
 from nixsnap.snapshots.snapshotter import Settings, Snapshotter
@@ -132,9 +133,16 @@ def _assemble(
     config: Config, layout: Layout, store: Store, background: Executor
 ) -> tuple[Snapshotter, Sweeper, Upkeep]:
     _require_mounts(config.root)
-    kind = _choose_view(config)
+    userxattr = bool(features.needs_userxattr(config.root))
+    place = kinds.Place(root=config.root, store=config.host_store, userxattr=userxattr)
+    kind = kinds.choose(place, config.store_view)
     stubs = StubMaker(
-        layout=layout, kind=kind, store=config.host_store, store_dir=config.store_dir, executor=background
+        layout=layout,
+        kind=kind,
+        store=config.host_store,
+        store_dir=config.store_dir,
+        userxattr=userxattr,
+        executor=background,
     )
     mounter = ViewMounter(
         layout=layout,
@@ -157,7 +165,7 @@ def _assemble(
         upkeep=upkeep,
         settings=Settings(
             kind=kind,
-            overlay_options=_overlay_options(config.root),
+            overlay_options=_overlay_options(userxattr=userxattr),
             plain_options=_plain_options(),
             infer_nix_layers=config.infer_nix_layers,
         ),
@@ -176,11 +184,11 @@ def _inspector(config: Config) -> RootInspector:
     return RootInspector.of(config.host_store, store_root=config.store_root, external=external)
 
 
-def _overlay_options(root: Path) -> tuple[str, ...]:
+def _overlay_options(*, userxattr: bool) -> tuple[str, ...]:
     """What containerd's overlayfs snapshotter mounts every overlay with here, in its order."""
-    userxattr = ("userxattr",) if features.needs_userxattr(root) else ()
+    marks = ("userxattr",) if userxattr else ()
     # The index would forbid a layer to be below two overlays' upper layers at once.
-    return (*userxattr, "index=off") if features.supports_index() else userxattr
+    return (*marks, *features.index_off())
 
 
 def _plain_options() -> tuple[str, ...]:
@@ -200,24 +208,6 @@ def _require_mounts(root: Path) -> None:
             f"user {os.geteuid()} may mount nothing here: {mounts.missing}",
             hint="run it as root, or in the namespaces of rootless containerd (packaging/rootless, docs/rootless.md)",
         )
-
-
-def _choose_view(config: Config) -> StoreView:
-    """The kind of rootfs view: what is configured, else the best one that a trial in the root directory can mount."""
-    overlay = features.overlay_redirect(config.root, config.host_store)
-    kind = config.store_view
-    if kind is StoreView.AUTO:
-        kind = StoreView.OVERLAY if overlay else StoreView.BIND
-    if kind is StoreView.OVERLAY and not overlay:
-        raise FailedPreconditionError(
-            f"store_view = overlay does not work in {config.root}: {overlay.missing}",
-            hint="put the root on a file system with trusted.* attributes, or set store_view = auto",
-        )
-    if kind is StoreView.BIND and not overlay:
-        log.info("store view kind=%s reason=%r", kind.value, overlay.missing)
-    else:
-        log.info("store view kind=%s", kind.value)
-    return kind
 
 
 def _forget_stubs_of_last_boot(layout: Layout, sweeper: Sweeper) -> None:

@@ -123,6 +123,62 @@ def overlay_redirect(root: Path, store: Path) -> Feature:
     return _attempt(root, attempt)
 
 
+def overlay_data_only(root: Path, store: Path, *, userxattr: bool = False) -> Feature:
+    """Return whether a rootfs view works whose files have their data in a data-only layer (in namespaces: Linux 6.16).
+
+    A small store is made below `root`, and the overlay that shows it becomes a layer of another. `store`, if it is
+    there, lies under it as it will in real views: it may itself be an overlay, and they do not stack higher then.
+    """
+
+    def attempt(scratch: Path) -> str | None:
+        small, stub, layer, upper, work, target = _directories(scratch, "store stub layer upper work target")
+        _directories(small, "entry")
+        (small / "entry" / "file").write_text("seen")
+        (below,) = _directories(stub, "below")
+        prefix = "user.overlay." if userxattr else "trusted.overlay."
+        options = [*(["userxattr"] if userxattr else []), *index_off()]
+        kernel.fill_stub_trees(
+            below, store=small, names=["entry"], xattr_prefix=prefix, keep_ids=not userxattr
+        )
+        shown = OverlayMount(
+            lowerdirs=(stub,),
+            datadirs=(small, store) if store.is_dir() else (small,),
+            options=options,
+            readonly=True,
+        )
+        with shown.create() as tree:
+            mount = OverlayMount(
+                lowerdirs=(Path(f"/proc/self/fd/{tree.fileno()}"), layer),
+                upperdir=upper,
+                workdir=work,
+                options=options,
+            )
+            mount.mount(target)
+        with _unmounting(target):
+            seen = target / "below" / "entry" / "file"
+            if seen.is_file() and seen.read_text() == "seen":
+                return None
+            return "overlayfs does not follow files into data-only layers"
+
+    return _attempt(root, attempt)
+
+
+def bind_in_overlay(root: Path, *, userxattr: bool = False) -> Feature:
+    """Return whether a rootfs view works that shows store paths by bind mounts on an overlay."""
+
+    def attempt(scratch: Path) -> None:
+        store, first, second, upper, work, target = _directories(
+            scratch, "store first second upper work target"
+        )
+        _directories(first, "entry")
+        options = [*(["userxattr"] if userxattr else []), *index_off()]
+        mount = OverlayMount(lowerdirs=(first, second), upperdir=upper, workdir=work, options=options)
+        with _mounted(mount, target):
+            kernel.bind_mount(store, target / "entry", recursive=False, readonly=True)
+
+    return _attempt(root, attempt)
+
+
 def needs_userxattr(root: Path) -> Feature:
     """Return whether overlays here keep their marks in `user.*` attributes: so in user namespaces (Linux 5.11)."""
     if trusted_xattrs(root):
@@ -202,6 +258,12 @@ def _directories(parent: Path, names: str) -> list[Path]:
 @contextmanager
 def _mounted(mount: OverlayMount, target: Path) -> Iterator[None]:
     mount.mount(target)
+    with _unmounting(target):
+        yield
+
+
+@contextmanager
+def _unmounting(target: Path) -> Iterator[None]:
     try:
         yield
     finally:

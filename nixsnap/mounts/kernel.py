@@ -473,8 +473,8 @@ def fill_stub(
         names: The entries, plain file names.
         redirect_xattr: The extended attribute for redirects ("trusted.overlay.redirect"), or None.
         redirect_prefix: What comes before the name in it: the path of the store, from the root of its own layer.
-        keep_ids: Whether owner, group and set-id bits are those of the entry too. Where the store's owner is nobody, as in
-            a user namespace, they are better our own, and without such bits.
+        keep_ids: Whether owner, group and set-id bits are those of the entry too. Where the store's owner is nobody, as
+            in a user namespace, they are better our own, and without such bits.
 
     Raises:
         StepError: EEXIST, or ENOENT in the store; EINVAL: not a plain name, or a device, pipe or socket. Those made

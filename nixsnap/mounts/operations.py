@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from nixsnap.mounts import kernel
+from nixsnap.mounts.values import OwnedFd
 
 _SPECIAL = re.compile(r"([\\:,])")
 
@@ -23,6 +24,8 @@ class MountEntry:
     type: str
     source: str
     options: tuple[str, ...]
+    target: str = ""
+    """Where below the place that is mounted on; empty for that place itself."""
 
 
 @attrs.frozen(kw_only=True)
@@ -33,11 +36,14 @@ class BindMount:
     recursive: bool = True
     """Whether mounts below the source are shown too."""
     readonly: bool
+    within: Path | None = None
+    """Where containerd is to mount it below its own target (from 1.7 on); None for that target itself."""
 
     def describe(self) -> MountEntry:
         """Return it as containerd has it."""
         options = ("ro" if self.readonly else "rw", "rbind" if self.recursive else "bind")
-        return MountEntry(type="bind", source=str(self.source), options=options)
+        target = "" if self.within is None else str(self.within)
+        return MountEntry(type="bind", source=str(self.source), options=options, target=target)
 
     def mount(self, target: Path) -> None:
         """Mount it on a target, which is not followed if it is a symlink.
@@ -92,6 +98,21 @@ class OverlayMount:
         if self.readonly:
             options.append("ro")
         return MountEntry(type="overlay", source="overlay", options=tuple(options))
+
+    def create(self) -> OwnedFd:
+        """Return it as a detached mount.
+
+        Raises:
+            StepError: As `kernel.create_overlay`.
+        """
+        return kernel.create_overlay(
+            lowerdirs=self.lowerdirs,
+            datadirs=self.datadirs,
+            upperdir=self.upperdir,
+            workdir=self.workdir,
+            options=self.options,
+            readonly=self.readonly,
+        )
 
     def mount(self, target: Path) -> None:
         """Mount it on a directory, which is not followed if it is a symlink.

@@ -35,22 +35,22 @@ class SnapshotsService(snapshots_pb2_grpc.SnapshotsServicer):
     def Prepare(
         self, request: snapshots_pb2.PrepareSnapshotRequest, _context: grpc.ServicerContext
     ) -> snapshots_pb2.PrepareSnapshotResponse:
-        mount = self._snapshotter.prepare(request.key, request.parent, request.labels)
-        return snapshots_pb2.PrepareSnapshotResponse(mounts=[_mount(mount)])
+        mounts = self._snapshotter.prepare(request.key, request.parent, request.labels)
+        return snapshots_pb2.PrepareSnapshotResponse(mounts=map(_mount, mounts))
 
     @translated
     def View(
         self, request: snapshots_pb2.ViewSnapshotRequest, _context: grpc.ServicerContext
     ) -> snapshots_pb2.ViewSnapshotResponse:
-        mount = self._snapshotter.view(request.key, request.parent, request.labels)
-        return snapshots_pb2.ViewSnapshotResponse(mounts=[_mount(mount)])
+        mounts = self._snapshotter.view(request.key, request.parent, request.labels)
+        return snapshots_pb2.ViewSnapshotResponse(mounts=map(_mount, mounts))
 
     @translated
     def Mounts(
         self, request: snapshots_pb2.MountsRequest, _context: grpc.ServicerContext
     ) -> snapshots_pb2.MountsResponse:
-        mount = self._snapshotter.mounts(request.key)
-        return snapshots_pb2.MountsResponse(mounts=[_mount(mount)])
+        mounts = self._snapshotter.mounts(request.key)
+        return snapshots_pb2.MountsResponse(mounts=map(_mount, mounts))
 
     @translated
     def Commit(
@@ -120,7 +120,7 @@ def _responses(infos: Iterable[snapshots_pb2.Info]) -> Iterator[snapshots_pb2.Li
 
 def _mount(operation: MountOperation) -> mount_pb2.Mount:
     entry = operation.describe()
-    return mount_pb2.Mount(type=entry.type, source=entry.source, options=entry.options)
+    return mount_pb2.Mount(type=entry.type, source=entry.source, target=entry.target, options=entry.options)
 
 
 def _info(info: Info) -> snapshots_pb2.Info:

@@ -10,17 +10,21 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import attrs
 
 from nixsnap.config import StoreView
 from nixsnap.mounts import kernel
-from nixsnap.mounts.values import OwnedFd
-from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
+from nixsnap.mounts.operations import BindMount
+from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.views import ViewPlan
+
+_BINDING: Final = frozenset({StoreView.BIND, StoreView.FUSE})
+"""The kinds that show each store path by a mount of its own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,10 +68,7 @@ class ViewMounter:
         if plan.workdir is not None:
             plan.workdir.mkdir(mode=0o700, exist_ok=True)
         plan.target.mkdir(mode=0o700, exist_ok=True)
-        if plan.kind is StoreView.BIND or self.readonly_store:
-            self._assemble(plan, {name for snapshot_id in plan.nix_layers for name in names_of(snapshot_id)})
-        else:
-            plan.overlay.mount(plan.target)
+        _mount_overlay(plan, plan.target)
         return True
 
     def mounted(self) -> list[int]:
@@ -75,36 +76,19 @@ class ViewMounter:
         views = (path for path in self.layout.views.iterdir() if path.name.isdecimal())
         return [int(path.name) for path in views if is_mounted(path)]
 
-    def renew(self, snapshot_id: int, *, names: Collection[str]) -> None:
+    def renew(self, snapshot_id: int) -> None:
         """Have a mounted view show store paths that were deleted and put back since it was mounted.
 
-        Files that a container holds open stay those that were deleted.
+        Files that a container holds open stay those that were deleted, and so do store paths that are mounts of their
+        own in it. A store overlay needs nothing: it looks up a file's data when that is first read, and holds it then.
 
         Args:
             snapshot_id: The snapshot whose view it is.
-            names: The store paths; those that the view does not show stay unseen.
 
         Raises:
             StepError: The kernel refused.
         """
-        view = self.layout.view(snapshot_id)
-        kernel.forget_names(view)
-        if (directory := self._open_in_store(view / "fs", "")) is None:
-            return
-        with directory:
-            mounted = [name for name in names if self._take_off(directory, name)]
-        self._bind_store_paths(view / "fs", mounted)
-
-    @staticmethod
-    def _take_off(directory: OwnedFd, name: str) -> bool:
-        """Take a store path's own mount off it; whether it had one."""
-        try:
-            kernel.detach(Path(f"/proc/self/fd/{directory.fileno()}/{name}"))
-        except kernel.StepError as exc:
-            if exc.errno in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-                return False
-            raise
-        return True
+        kernel.forget_names(self.layout.view(snapshot_id))
 
     def down(self, snapshot_id: int) -> None:
         """Unmount the rootfs view of a snapshot, where there is one, and remove its mount point and work directory.
@@ -115,59 +99,56 @@ class ViewMounter:
         if take_down(self.layout.view(snapshot_id)):
             kernel.remove_tree(self.layout.work(snapshot_id))
 
-    def _assemble(self, plan: ViewPlan, names: Iterable[str]) -> None:
-        """Mount a view of several mounts so that it is there whole or not at all, whenever we may be killed.
+    def handed_out(
+        self, plan: ViewPlan, *, readonly: bool, names_of: Callable[[int], Sequence[str]]
+    ) -> tuple[BindMount, ...]:
+        """What containerd is given for a view that is up: one mount, or several if store paths are mounts of their own.
 
-        It is put together in another place, cloned with all its mounts, and the clone attached in one step. (Moving it
-        would do, but the kernel moves no mount whose parent is shared, as is usual on hosts.)
+        They could be put together here and given as one recursive bind mount, were it not for containerd's temporary
+        mounts (core/mount/temp.go): before a container starts it mounts the rootfs to read /etc/passwd, and ends that
+        with a plain umount(2), which fails for as long as anything is mounted below (EBUSY).
+
+        Raises:
+            StepError: The kernel refused.
         """
-        staging = plan.target.with_name(f"{TEMPORARY_PREFIX}{plan.target.name}")
-        staging.mkdir(mode=0o700, exist_ok=True)
-        plan.overlay.mount(staging)
-        try:
-            if plan.kind is StoreView.BIND:
-                self._bind_store_paths(staging / plan.files.name, names)
-            if self.readonly_store:
-                self._seal_store(staging / plan.files.name)
-            with kernel.clone_tree(staging, recursive=True) as tree:
-                kernel.attach(tree, plan.target)
-        finally:
-            kernel.detach(staging)
-            staging.rmdir()
+        within = tuple(self._mounts_within(plan, names_of))
+        return (BindMount(source=plan.files, recursive=not within, readonly=readonly), *within)
 
-    def _bind_store_paths(self, files: Path, names: Iterable[str]) -> None:
-        """Bind each store path that is a directory; the stub layer holds the files and symlinks themselves."""
-        for name in sorted(names):
-            source = self.store / name
-            if not stat.S_ISDIR(source.lstat().st_mode):
-                continue
-            with contextlib.ExitStack() as stack:
-                if (target := self._open_in_store(files, name)) is None:
-                    continue
-                stack.enter_context(target)
-                tree = stack.enter_context(kernel.clone_tree(source, recursive=False))
-                kernel.set_attributes(tree, readonly=True)
-                kernel.attach(tree, target)
+    def _mounts_within(self, plan: ViewPlan, names_of: Callable[[int], Sequence[str]]) -> Iterator[BindMount]:
+        if self.readonly_store and self._is_shown(plan.files, ""):
+            source = plan.files / self.store_dir.relative_to("/")
+            yield BindMount(source=source, recursive=False, readonly=True, within=self.store_dir)
+        if plan.kind in _BINDING:
+            for name in sorted({name for snapshot_id in plan.nix_layers for name in names_of(snapshot_id)}):
+                source = self.store / name
+                # The stub layer holds files and symlinks themselves. A symlink is never mounted, which would follow it.
+                if stat.S_ISDIR(source.lstat().st_mode) and self._is_shown(plan.files, name):
+                    yield BindMount(
+                        source=source, recursive=False, readonly=True, within=self.store_dir / name
+                    )
 
-    def _seal_store(self, files: Path) -> None:
-        if (target := self._open_in_store(files, "")) is None:
-            return
-        with target, kernel.clone_tree(target, recursive=True) as tree:
-            kernel.set_attributes(tree, readonly=True, recursive=True)
-            kernel.attach(tree, target)
-
-    def _open_in_store(self, files: Path, name: str) -> OwnedFd | None:
-        """Open a directory of the view's store; None where a layer took it away or put something else there.
+    def _is_shown(self, files: Path, name: str) -> bool:
+        """Whether a directory of the view's store is there: a layer may have taken it away, or put a symlink there.
 
         Layers hold symlinks of any kind, so none is followed.
         """
         relative = self.store_dir.relative_to("/") / name
         try:
-            return kernel.open_beneath(files, str(relative), flags=os.O_PATH | os.O_DIRECTORY)
+            kernel.open_beneath(files, str(relative), flags=os.O_PATH | os.O_DIRECTORY).close()
         except kernel.StepError as exc:
             if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}:
-                return None
+                return False
             raise
+        return True
+
+
+def _mount_overlay(plan: ViewPlan, target: Path) -> None:
+    """Mount a view's overlay; layers that are overlays themselves live on as its layers only."""
+    with contextlib.ExitStack() as stack:
+        trees = {path: stack.enter_context(overlay.create()) for path, overlay in plan.store_overlays}
+        places = {path: Path(f"/proc/self/fd/{tree.fileno()}") for path, tree in trees.items()}
+        lowerdirs = tuple(places.get(path, path) for path in plan.overlay.lowerdirs)
+        attrs.evolve(plan.overlay, lowerdirs=lowerdirs).mount(target)
 
 
 def take_down(view: Path) -> bool:

@@ -38,7 +38,7 @@ from nixsnap.snapshots.mounter import ViewMounter
 from nixsnap.snapshots.reserve import Reserve
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.upkeep import Upkeep
-from nixsnap.snapshots.views import MountOperation, ViewPlan, plan_plain, plan_view
+from nixsnap.snapshots.views import Mounts, ViewPlan, plan_plain, plan_view
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +95,14 @@ class Snapshotter:
         self._reserve = Reserve(layout.reserve)
         self._reserve.refill()
 
-    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> MountOperation:
+    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Mounts:
         """Make an active snapshot `key` upon the committed snapshot `parent`, which may be empty.
 
         Where the labels make it a nix layer, its closure is realised and rooted first; the mount is then for
         unpacking the layer's own files.
 
         Returns:
-            The mount that shows it.
+            What shows it, to be mounted in this order; one mount, but for some kinds of view.
 
         Raises:
             AlreadyExistsError: The key is taken.
@@ -116,13 +116,13 @@ class Snapshotter:
                 return self._create(Kind.ACTIVE, key, parent, labels)
             return self._prepare_nix_layer(key, parent, labels, request)
 
-    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> MountOperation:
+    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Mounts:
         """Make a read-only snapshot `key` of the committed snapshot `parent`; otherwise as `prepare`."""
         with self._locks.hold(key):
             return self._create(Kind.VIEW, key, parent, labels)
 
-    def mounts(self, key: str) -> MountOperation:
-        """The mount that shows the active snapshot or view `key`; its rootfs view is mounted if it is not.
+    def mounts(self, key: str) -> Mounts:
+        """What shows the active snapshot or view `key`, as from `prepare`; its rootfs view is mounted if it is not.
 
         Raises:
             NotFoundError: There is no such snapshot.
@@ -218,7 +218,7 @@ class Snapshotter:
         labels: Mapping[str, str],
         *,
         closure: Closure | None = None,
-    ) -> MountOperation:
+    ) -> Mounts:
         """Make the directories and the row, and mount the rootfs view; `closure` is that of the snapshot itself."""
 
         def create(tx: Writer) -> _Chain:
@@ -243,7 +243,7 @@ class Snapshotter:
             return self._plan_plain(chain.snapshot)
         return self._mount_new_view(key, chain)
 
-    def _mount_new_view(self, key: str, chain: _Chain) -> MountOperation:
+    def _mount_new_view(self, key: str, chain: _Chain) -> Mounts:
         try:
             return self._mount_view(chain)
         except BaseException:
@@ -252,7 +252,7 @@ class Snapshotter:
 
     def _prepare_nix_layer(
         self, key: str, parent: str, labels: Mapping[str, str], request: ClosureRequest
-    ) -> MountOperation:
+    ) -> Mounts:
         with self._store.read() as tx:
             _check_creatable(tx, key, parent)  # before Nix spends minutes on it
         snapshot_id = self._store.write(Writer.allocate_id)
@@ -280,13 +280,14 @@ class Snapshotter:
             inferred=inferred,
         )
 
-    def _mount_view(self, chain: _Chain) -> MountOperation:
+    def _mount_view(self, chain: _Chain) -> Mounts:
         snapshot = chain.snapshot
         plan = self._plan_view(chain)
         self._upkeep.ensure(chain.nix_layers)
         if self._mounter.up(plan, chain=snapshot.parent_ids, names_of=self._store_names):
             log.info("mounted rootfs view id=%d nix_layers=%d", snapshot.id, len(chain.nix_layers))
-        return plan.handed_out(readonly=snapshot.kind is Kind.VIEW)
+        readonly = snapshot.kind is Kind.VIEW
+        return self._mounter.handed_out(plan, readonly=readonly, names_of=self._store_names)
 
     def _commit(self, name: str, key: str, labels: Mapping[str, str], parent: str) -> None:
         with self._store.read() as tx:
@@ -372,9 +373,9 @@ class Snapshotter:
             # The row is gone, so the call has succeeded; what is left is garbage, which the next sweep takes.
             log.warning("cannot remove all files of a removed snapshot id=%d", snapshot_id, exc_info=True)
 
-    def _plan_plain(self, snapshot: Snapshot) -> MountOperation:
+    def _plan_plain(self, snapshot: Snapshot) -> Mounts:
         options = (*self._settings.overlay_options, *self._settings.plain_options)
-        return plan_plain(self._layout, snapshot, options=options)
+        return (plan_plain(self._layout, snapshot, options=options),)
 
     def _plan_view(self, chain: _Chain) -> ViewPlan:
         return plan_view(

@@ -2,6 +2,9 @@
 
 A stub layer is made from the database and the store alone, never from what an image or a container wrote, and can be
 made again at any time; so it needs no place in the database and none in a backup.
+
+For the `data-only` kind it has a file for each file of the closure. A file is shared between all stub layers that have
+it, by hard links: what several images hold is made once, and goes with the last of them, without any count of ours.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -21,9 +24,15 @@ import attrs
 from nixsnap.config import StoreView
 from nixsnap.mounts import kernel
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
-from nixsnap.snapshots.views import REDIRECT_XATTR
+from nixsnap.snapshots.views import REDIRECT_XATTR, TRUSTED_XATTRS, USER_XATTRS
 
 _DEFAULT_MODE: Final = 0o755
+
+# Stub layers to look for a store path in, before its stubs are made anew: the newest ones. Each is an open directory
+# meanwhile, and a process may have 1024 open files.
+_DONORS: Final = 64
+# Files are made by two threads: most of the time goes into the file system, which locks a directory at a time.
+_THREADS: Final = 2
 
 
 @attrs.define(kw_only=True)
@@ -35,6 +44,8 @@ class StubMaker:
         kind: The kind of rootfs view they are for.
         store: Where the store lies on this host.
         store_dir: Where containers see it.
+        userxattr: Whether overlayfs keeps its marks in `user.*` attributes: so in a user namespace, where the store's
+            owner may have no id. Stubs are our own then.
         executor: Threads for those that are begun ahead.
     """
 
@@ -42,6 +53,7 @@ class StubMaker:
     kind: StoreView
     store: Path
     store_dir: Path
+    userxattr: bool
     executor: Executor
     _begun: dict[int, Future[Path]] = attrs.field(factory=dict, init=False)
 
@@ -106,16 +118,45 @@ class StubMaker:
         directory = temporary / self._relative()
         try:
             directory.mkdir(parents=True)
-            kernel.fill_stub(
-                directory,
-                store=self.store,
-                names=names,
-                redirect_xattr=REDIRECT_XATTR if self.kind is StoreView.OVERLAY else None,
-            )
+            if self.kind is StoreView.DATA_ONLY:
+                self._fill_trees(directory, names)
+            else:
+                self._fill_entries(directory, names)
         except BaseException:
             kernel.remove_tree(temporary)
             raise
         return temporary
+
+    def _fill_entries(self, directory: Path, names: Sequence[str]) -> None:
+        kernel.fill_stub(
+            directory,
+            store=self.store,
+            names=names,
+            redirect_xattr=REDIRECT_XATTR if self.kind is StoreView.OVERLAY else None,
+            keep_ids=not self.userxattr,
+        )
+
+    def _fill_trees(self, directory: Path, names: Sequence[str]) -> None:
+        donors = self._donors()
+
+        def fill(part: int) -> None:
+            kernel.fill_stub_trees(
+                directory,
+                store=self.store,
+                names=names[part::_THREADS],
+                xattr_prefix=USER_XATTRS if self.userxattr else TRUSTED_XATTRS,
+                donors=donors,
+                keep_ids=not self.userxattr,
+            )
+
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="stub-files") as threads:
+            list(threads.map(fill, range(_THREADS)))
+
+    def _donors(self) -> list[Path]:
+        """The stub layers that may have store paths of another one, the newest first."""
+        directory = self.layout.stub(self.kind, 0).parent
+        ids = sorted((int(path.name) for path in directory.iterdir() if path.name.isdecimal()), reverse=True)
+        return [directory / str(snapshot_id) / self._relative() for snapshot_id in ids[:_DONORS]]
 
     def _relative(self) -> PurePosixPath:
         return PurePosixPath("fs") / self.store_dir.relative_to("/")

@@ -144,7 +144,7 @@ class Upkeep:
                 ):  # its snapshot went meanwhile, and what it held with it
                     kernel.remove_tree(self.layout.gcroot(snapshot_id))
             if missing:
-                self._show_again(missing)
+                self._show_again()
             log.warning("a nix layer is whole again id=%d fetched=%d", snapshot_id, len(missing))
 
     def _realise(self, closure: Closure, state: StoreState) -> None:
@@ -167,11 +167,11 @@ class Upkeep:
                 return ClosureRequest(closure_info=info, store_paths=tuple(sorted(paths.difference(listed))))
         return ClosureRequest(store_paths=tuple(sorted(paths)))
 
-    def _show_again(self, names: Collection[str]) -> None:
+    def _show_again(self) -> None:
         """Have views that are mounted show store paths that were put back."""
         for view_id in self.mounter.mounted():
             try:
-                self.mounter.renew(view_id, names=names)
+                self.mounter.renew(view_id)
             except OSError as exc:
                 log.warning("a view may not show what was put back id=%d error=%s", view_id, exc)
 

@@ -17,6 +17,16 @@ given a bind mount of `fs`, out of which nothing leads up.
 
 The stub layer lies directly above its own nix layer. Layers above both may change files inside a store path, which
 is seen because theirs are looked up first; layers below cannot, because the redirect leads past them.
+
+That is the kind `overlay`. In a user namespace overlayfs follows no redirect of a directory, but since Linux 6.16 that
+of a file without data ("metacopy") into a data-only layer, if the file lies in the lowest layer of all others
+(fs/overlayfs/namei.c, ovl_lookup: with a layer in between, the redirect is looked up there first, which is refused).
+So the kind `data-only` puts a *store overlay* where the other one has the stub layer: an overlay of its own, read-only,
+never attached anywhere, whose lowest layer is a stub layer with a file for each file of the closure, above the store as
+the data-only layer. An overlay can be a layer of one other; so what holds for the order of layers holds here as well.
+
+The kinds `bind` and `fuse` show store paths by bind mounts, on a kernel overlay or on one of fuse-overlayfs. It is
+containerd that mounts them, each where it belongs in the container (see `mounter`).
 """
 
 from __future__ import annotations
@@ -34,8 +44,11 @@ from nixsnap.mounts.operations import BindMount, OverlayMount
 from nixsnap.snapshots.layout import Layout
 
 MountOperation: TypeAlias = BindMount | OverlayMount
+Mounts: TypeAlias = tuple[MountOperation, ...]
 
-REDIRECT_XATTR: Final = "trusted.overlay.redirect"
+TRUSTED_XATTRS: Final = "trusted.overlay."
+USER_XATTRS: Final = "user.overlay."
+REDIRECT_XATTR: Final = f"{TRUSTED_XATTRS}redirect"
 
 # fs/overlayfs/super.c, OVL_MAX_STACK.
 _MAX_LOWERDIRS: Final = 500
@@ -52,6 +65,7 @@ class ViewPlan:
         workdir: The overlay's work directory, to be made first; None for a read-only view.
         nix_layers: Ids of the chain's nix layers, nearest first, whose stub layers must exist.
         kind: How store paths are shown.
+        store_overlays: Layers of `overlay` that are overlays themselves, by the path that stands for them in it.
     """
 
     overlay: OverlayMount
@@ -60,10 +74,7 @@ class ViewPlan:
     workdir: Path | None
     nix_layers: tuple[int, ...]
     kind: StoreView
-
-    def handed_out(self, *, readonly: bool) -> BindMount:
-        """The one mount that containerd is given."""
-        return BindMount(source=self.files, recursive=True, readonly=readonly)
+    store_overlays: tuple[tuple[Path, OverlayMount], ...] = ()
 
 
 def plan_plain(layout: Layout, snapshot: Snapshot, *, options: Sequence[str]) -> MountOperation:
@@ -104,7 +115,7 @@ def plan_view(
         layout: Where the layers lie.
         snapshot: An active snapshot or a view.
         nix_layers: Ids of the nix layers among its ancestors; at least one.
-        kind: `OVERLAY`, or `BIND`, whose stub layers hold plain directories to mount store paths on.
+        kind: How store paths are to be shown; not `AUTO`.
         store: Where the store lies on this host.
         options: What every overlay on this machine is mounted with.
 
@@ -126,6 +137,8 @@ def plan_view(
         )
     readonly = snapshot.kind is Kind.VIEW
     workdir = None if readonly else layout.work(snapshot.id)
+    shown = tuple(parent_id for parent_id in snapshot.parent_ids if parent_id in nix_layers)
+    stubs = [layout.stub(kind, parent_id) for parent_id in shown] if kind is StoreView.DATA_ONLY else []
     return ViewPlan(
         overlay=OverlayMount(
             lowerdirs=tuple(lowerdirs),
@@ -137,6 +150,11 @@ def plan_view(
         target=layout.view(snapshot.id),
         files=layout.view(snapshot.id) / "fs",
         workdir=workdir,
-        nix_layers=tuple(parent_id for parent_id in snapshot.parent_ids if parent_id in nix_layers),
+        nix_layers=shown,
         kind=kind,
+        store_overlays=tuple((stub, _store_overlay(stub, store=store, options=options)) for stub in stubs),
     )
+
+
+def _store_overlay(stub: Path, *, store: Path, options: Sequence[str]) -> OverlayMount:
+    return OverlayMount(lowerdirs=(stub,), datadirs=(store,), options=tuple(options), readonly=True)

@@ -56,7 +56,7 @@ def test_missing_default_file_means_defaults(tmp_path):
         ('root = "relative"', "'root': must be an absolute path, not 'relative'"),
         ('root = "/a:b"', "'root': must not contain ':'"),
         ("root = 5", "'root': must be a string"),
-        ('store_view = "fuse"', "'store_view': 'fuse' is not a valid StoreView"),
+        ('store_view = "fusion"', "'store_view': 'fusion' is not a valid StoreView"),
         ("readonly_store = 1", "'readonly_store': must be true or false"),
         ("nix = 1", "'nix' must be a table"),
         ("[nix]\nmax-jobs = 1", "unknown key 'nix.max-jobs'"),

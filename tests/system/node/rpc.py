@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from lab import run
 
 from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
 
@@ -24,16 +25,24 @@ class Rpc:
         self, key: str, parent: str = "", labels: Mapping[str, str] | None = None, timeout: float = 60.0
     ):
         request = snapshots_pb2.PrepareSnapshotRequest(key=key, parent=parent, labels=labels or {})
-        (mount,) = self.stub.Prepare(request, timeout=timeout).mounts
-        return mount
+        return self._first(self.stub.Prepare(request, timeout=timeout).mounts)
 
     def view(self, key: str, parent: str = ""):
-        (mount,) = self.stub.View(snapshots_pb2.ViewSnapshotRequest(key=key, parent=parent)).mounts
-        return mount
+        return self._first(self.stub.View(snapshots_pb2.ViewSnapshotRequest(key=key, parent=parent)).mounts)
 
     def mounts(self, key: str):
-        (mount,) = self.stub.Mounts(snapshots_pb2.MountsRequest(key=key)).mounts
-        return mount
+        return self._first(self.all_mounts(key))
+
+    def all_mounts(self, key: str):
+        """Every mount: several for views whose store paths are mounts of their own."""
+        return self.stub.Mounts(snapshots_pb2.MountsRequest(key=key)).mounts
+
+    def _first(self, mounts):
+        """The mount of the root directory, which is all of them but for those further down."""
+        first, *within = mounts
+        assert first.target == ""
+        assert all(mount.target.startswith("/nix/store") for mount in within)
+        return first
 
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
         request = snapshots_pb2.CommitSnapshotRequest(name=name, key=key, labels=labels or {}, parent=parent)
@@ -88,3 +97,21 @@ def files(mount) -> Path:
     """The directory that a bind mount shows."""
     assert mount.type == "bind"
     return Path(mount.source)
+
+
+@contextmanager
+def mounted_as_containerd(mounts, target: Path) -> Iterator[Path]:
+    """Mount what the snapshotter says as containerd's clients do for a moment (core/mount/temp.go), one by one."""
+    target.mkdir()
+    done = []
+    try:
+        for mount in mounts:
+            done.append(target / mount.target.lstrip("/"))
+            run("mount", "-t", mount.type, "-o", ",".join(mount.options), mount.source, done[-1])
+            if mount.type == "bind" and "ro" in mount.options:
+                run("mount", "-o", "remount,bind,ro", done[-1])
+        yield target
+    finally:
+        for place in reversed(done):
+            run("umount", place)  # plainly: what is left in it makes this fail, as it does there
+        target.rmdir()

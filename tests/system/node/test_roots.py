@@ -70,6 +70,13 @@ def content(mount, path: str) -> str:
     return (files(mount) / path.lstrip("/") / "share/f").read_text()
 
 
+def shown(rpc, key: str, path: str) -> str:
+    """The same, where the kind of view may be one whose store paths are mounts of their own."""
+    first, *within = rpc.all_mounts(key)
+    own = [Path(mount.source) for mount in within if mount.target == path]
+    return ((own or [files(first) / path.lstrip("/")])[0] / "share/f").read_text()
+
+
 def until(condition: Callable[[], bool], what: str) -> None:
     wait_until(condition, what=what, timeout_seconds=60)
 
@@ -77,7 +84,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 # --- store paths deleted by force
 
 
-@pytest.mark.parametrize("view", ["overlay", "bind"])
+@pytest.mark.parametrize("view", ["overlay", "data-only", "bind"])
 def test_a_stopped_container_starts_again(store, directory, closure, view):
     """Its view is mounted and has looked the paths up; Mounts, which precedes each start, puts them back into it."""
     with (
@@ -85,17 +92,17 @@ def test_a_stopped_container_starts_again(store, directory, closure, view):
         connect(daemon.address) as rpc,
     ):
         add_image(rpc, closure)
-        mount = rpc.prepare("container", "image")
+        rpc.prepare("container", "image")
         one, other = dependencies(closure)[:2]
-        before = content(mount, one), content(mount, other)
+        before = shown(rpc, "container", one), shown(rpc, "container", other)
         store.delete_by_force([one, other])
-        again = rpc.mounts("container")
-        assert (content(again, one), content(again, other)) == before
+        assert (shown(rpc, "container", one), shown(rpc, "container", other)) == before
         assert "is whole again" in daemon.log_text()
         # A second container, and one upon what a container left, find everything too.
-        assert content(rpc.prepare("second", "image"), one) == before[0]
+        rpc.prepare("second", "image")
+        assert shown(rpc, "second", one) == before[0]
         store.delete_by_force([one])
-        assert content(rpc.mounts("second"), one) == content(mount, one) == before[0]
+        assert shown(rpc, "second", one) == shown(rpc, "container", one) == before[0]
     daemon.destroy()
 
 

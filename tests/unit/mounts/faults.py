@@ -43,6 +43,7 @@ _NUMBERS = {
     "fspick": (433, 433),
     "fstat": (5, 80),
     "fstatfs": (138, 44),
+    "ftruncate": (77, 46),
     "getdents64": (217, 61),
     "ioctl": (16, 29),
     "linkat": (265, 37),

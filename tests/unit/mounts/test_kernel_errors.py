@@ -92,6 +92,8 @@ def test_bytes_that_are_no_text_do_not_break_the_message():
         lambda: kernel.open_beneath(Path("/"), "a\0b"),
         lambda: kernel.fill_stub(Path("/"), store=Path("/"), names=["a\0b"], redirect_xattr=None),
         lambda: kernel.fill_stub(Path("/"), store=Path("/"), names=["a"], redirect_xattr="user.\0"),
+        lambda: kernel.fill_stub_trees(Path("/"), store=Path("/"), names=["a\0b"], xattr_prefix="user."),
+        lambda: kernel.fill_stub_trees(Path("/"), store=Path("/"), names=["a"], xattr_prefix="user.\0"),
         lambda: kernel.remove_tree(Path("/") / "tmp" / "a\0b"),
         lambda: kernel.disk_usage(NUL),
     ],

@@ -14,6 +14,7 @@ import pytest
 
 from nixsnap.mounts import kernel
 
+USER = "user.overlay."
 ROUNDS = 500
 ALLOWED_BYTES = ROUNDS * 16  # any leak is larger: the smallest block of malloc is 24 bytes
 
@@ -83,6 +84,25 @@ def tree(tmp_path) -> Path:
             kernel.remove_tree(tree / "1" / "2"),
             kernel.remove_tree(tree / "1" / "3"),
         ),
+        lambda tree: (
+            fails(
+                lambda: kernel.fill_stub_trees(
+                    tree / "1",
+                    store=tree,
+                    names=["2", "absent"],
+                    xattr_prefix=USER,
+                    donors=[tree, tree / "absent"],
+                )
+            )
+            or kernel.remove_tree(tree / "1" / "2")
+        ),
+        lambda tree: (
+            kernel.fill_stub_trees(
+                tree / "1", store=tree, names=["2", "3"], xattr_prefix=USER, donors=[tree]
+            ),
+            kernel.remove_tree(tree / "1" / "2"),
+            kernel.remove_tree(tree / "1" / "3"),
+        ),
         lambda tree: ((tree / "9" / "x").mkdir(parents=True), kernel.remove_tree(tree / "9")),
         lambda tree: fails(lambda: kernel.create_overlay(lowerdirs=[tree / "absent"])),
     ],
@@ -95,6 +115,8 @@ def tree(tmp_path) -> Path:
         "removal of nothing",
         "stub that fails",
         "stub",
+        "stub tree that fails",
+        "stub tree",
         "removal",
         "overlay that fails",
     ],

@@ -94,13 +94,26 @@ def test_view_snapshot_has_no_upper_layer():
     assert plan.overlay.upperdir is None
     assert plan.overlay.workdir is None
     assert plan.overlay.readonly
-    assert plan.handed_out(readonly=True).describe().options == ("ro", "rbind")
 
 
 def test_the_container_never_gets_the_overlays_root():
     """What is handed out is `fs`: beside it lie the store's other entries."""
-    entry = view(Kind.ACTIVE, 4, nix_layers={4}).handed_out(readonly=False).describe()
-    assert (entry.type, entry.source, entry.options) == ("bind", "/r/views/9/fs", ("rw", "rbind"))
+    assert view(Kind.ACTIVE, 4, nix_layers={4}).files == Path("/r/views/9/fs")
+
+
+def test_data_only_views_have_a_store_overlay_for_each_nix_layer():
+    """In the place of the stub layer, which is a layer of that one, alone above the store."""
+    plan = view(Kind.ACTIVE, 5, 4, 3, 2, nix_layers={4, 2}, store_view=StoreView.DATA_ONLY)
+    stubs = [Path("/r/stubs/data-only/4"), Path("/r/stubs/data-only/2")]
+    assert [str(path.relative_to("/r")) for path in plan.overlay.lowerdirs] == [
+        "snapshots/5", "stubs/data-only/4", "snapshots/4", "snapshots/3", "stubs/data-only/2", "snapshots/2",
+    ]  # fmt: skip
+    assert [path for path, _ in plan.store_overlays] == stubs
+    for stub, overlay in plan.store_overlays:
+        assert (overlay.lowerdirs, overlay.datadirs) == ((stub,), (Path("/nix/store"),))
+        assert overlay.upperdir is None
+        assert overlay.readonly
+    assert not [option for option in plan.overlay.options if option.startswith(("redirect_dir", "metacopy"))]
 
 
 def test_bind_views_have_no_store_among_their_layers():
