@@ -97,11 +97,14 @@ class Crew:
             return True
         if self._threads == self._limit:
             return False
+        name = f"{self._name}-{self._threads + 1}"
+        try:
+            # Daemon threads: a call that hangs must not keep the process from ending.
+            threading.Thread(target=self._live, args=(work,), name=name, daemon=True).start()
+        except RuntimeError as exc:  # a limit of the system's (pids.max, RLIMIT_NPROC)
+            log.warning("cannot start another thread; calls wait for one to be free error=%s", exc)
+            return False
         self._threads += 1
-        # Daemon threads: a call that hangs must not keep the process from ending.
-        threading.Thread(
-            target=self._live, args=(work,), name=f"{self._name}-{self._threads}", daemon=True
-        ).start()
         return True
 
     def _live(self, work: Work | None) -> None:

@@ -117,6 +117,25 @@ def test_no_more_threads_than_the_limit(events: Events):
         assert done.acquire(timeout=WAIT_SECONDS)
 
 
+def test_system_without_more_threads(events: Events, monkeypatch, caplog):
+    """Where none can be started, work waits for those that there are."""
+    ran(events, 1)
+
+    def refuse(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    gate, done = threading.Event(), threading.Semaphore(0)
+    events.queue.put(lambda: gate.wait(WAIT_SECONDS))
+    time.sleep(0.05)  # long enough for the watch to try
+    for _ in range(5):
+        events.queue.put(done.release)
+    gate.set()
+    for _ in range(5):
+        assert done.acquire(timeout=WAIT_SECONDS)
+    assert "can't start new thread" in caplog.text
+
+
 def test_watch_wakes_up_after_a_rest(events: Events, monkeypatch):
     """After a time without work the watch rests; long work is taken over all the same."""
     monkeypatch.setattr("nixsnap.serving.threads._IDLE_ROUNDS", 2)
