@@ -27,7 +27,7 @@ _PATIENCE_SECONDS: Final = 0.005
 _IDLE_ROUNDS: Final = 200
 """Rounds of the watch without any work after which it rests: a second."""
 
-_GATHERED: Final = 64
+_GATHERED: Final = 16
 """Events that are looked at in a row before the first work is begun."""
 
 
