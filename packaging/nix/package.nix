@@ -66,6 +66,7 @@ let
       psutil
       pyroute2
       urllib3
+      zstandard
     ];
 
     # The bounds in pyproject.toml pick releases from an index that fit one another. A nixpkgs is one set of releases

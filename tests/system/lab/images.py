@@ -50,12 +50,14 @@ def build_image(
     return archive
 
 
-def load_image(containerd: Containerd, archive: Path, *, namespace: str | None = None) -> None:
+def load_image(
+    containerd: Containerd, archive: Path, *, namespace: str | None = None, options: Sequence[str] = ()
+) -> None:
     """Load a Nix image's archive into a containerd with `nix2container load`."""
     run(
         *containerd.place.argv(
             installed_program("nix2container"), "--address", containerd.address,
-            "--namespace", namespace or containerd.namespace, "load", archive,
+            "--namespace", namespace or containerd.namespace, "load", *options, archive,
         ),
         environment=containerd.place.environment,
     )  # fmt: skip
