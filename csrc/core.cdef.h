@@ -27,6 +27,9 @@ struct nsnap_overlay {
 	size_t lowerdir_count;
 	const char *const *datadirs; /* data-only layers, below all lowerdirs */
 	size_t datadir_count;
+	/* NULL, or for each lowerdir and datadir in a row: -1, or the detached tree that its path, a relative one, is in.
+	 * EINVAL: the kernel takes no layers by descriptor (before Linux 6.13), or none that is detached (6.15). */
+	const int *tree_fds;
 	const char *upperdir;       /* NULL: none, and then the overlay is read-only */
 	const char *workdir;        /* NULL if and only if upperdir is */
 	const char *const *options; /* "name=value" or "name"; no comma in them */
@@ -40,7 +43,7 @@ errint_t nsnap_overlay_appends(struct nsnap_failure *failure);
 /* A detached overlay mount, as a descriptor. failure->index counts lowerdirs, datadirs, upperdir, workdir, in a row. */
 errint_t nsnap_overlay_create(const struct nsnap_overlay *overlay, struct nsnap_failure *failure);
 
-/* The same by mount(2), straight onto target. E2BIG: the layers do not fit into the one page that mount(2) reads. */
+/* The same by mount(2), straight onto target, and without tree_fds. E2BIG: the layers do not fit into the one page that mount(2) reads. */
 errint_t nsnap_overlay_mount_page(const struct nsnap_overlay *overlay, int target_dir_fd, const char *target,
 				  struct nsnap_failure *failure);
 

@@ -54,6 +54,29 @@ static errint_t set_layer(int fs_fd, const char *key, const char *path)
 	return syscall_fsconfig(fs_fd, FSCONFIG_SET_STRING, key, fd_path(layer_fd).text, 0);
 }
 
+/* Gives a layer in a detached tree to the file system. No path leads there, so it goes in as a descriptor. */
+static errint_t set_layer_in_tree(int fs_fd, const char *key, int tree_fd, const char *path)
+{
+	cleanup_close int layer_fd = openat(tree_fd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (layer_fd < 0)
+		return -errno;
+	return syscall_fsconfig(fs_fd, FSCONFIG_SET_FD, key, NULL, layer_fd);
+}
+
+/* Gives lower layer number `index` to the file system, data-only layers being counted on. */
+static errint_t set_lower(int fs_fd, const struct nsnap_overlay *overlay, size_t index)
+{
+	bool data_only = index >= overlay->lowerdir_count;
+	const char *key = data_only ? "datadir+" : "lowerdir+";
+	const char *path =
+		data_only ? overlay->datadirs[index - overlay->lowerdir_count] : overlay->lowerdirs[index];
+
+	if (overlay->tree_fds && overlay->tree_fds[index] >= 0)
+		return set_layer_in_tree(fs_fd, key, overlay->tree_fds[index], path);
+	return set_layer(fs_fd, key, path);
+}
+
 static errint_t set_option(int fs_fd, const char *option)
 {
 	const char *equals = strchr(option, '=');
@@ -77,15 +100,12 @@ static errint_t configure(int fs_fd, const struct nsnap_overlay *overlay, struct
 	result = syscall_fsconfig(fs_fd, FSCONFIG_SET_STRING, "source", "overlay", 0);
 	if (result < 0)
 		return fail(failure, result, "fsconfig source");
-	for (size_t i = 0; i < overlay->lowerdir_count; i++) {
-		result = set_layer(fs_fd, "lowerdir+", overlay->lowerdirs[i]);
+	for (size_t i = 0; i < lowers; i++) {
+		result = set_lower(fs_fd, overlay, i);
 		if (result < 0)
-			return fail_index(failure, result, "fsconfig lowerdir+", i);
-	}
-	for (size_t i = 0; i < overlay->datadir_count; i++) {
-		result = set_layer(fs_fd, "datadir+", overlay->datadirs[i]);
-		if (result < 0)
-			return fail_index(failure, result, "fsconfig datadir+", overlay->lowerdir_count + i);
+			return fail_index(
+				failure, result,
+				i < overlay->lowerdir_count ? "fsconfig lowerdir+" : "fsconfig datadir+", i);
 	}
 	if (overlay->upperdir) {
 		result = set_layer(fs_fd, "upperdir", overlay->upperdir);

@@ -168,6 +168,7 @@ def _assemble(
             overlay_options=_overlay_options(userxattr=userxattr),
             plain_options=_plain_options(),
             infer_nix_layers=config.infer_nix_layers,
+            idmapped_layers=_idmapped_layers(config.root),
         ),
     )
     return snapshotter, sweeper, upkeep
@@ -208,6 +209,14 @@ def _require_mounts(root: Path) -> None:
             f"user {os.geteuid()} may mount nothing here: {mounts.missing}",
             hint="run it as root, or in the namespaces of rootless containerd (packaging/rootless, docs/rootless.md)",
         )
+
+
+def _idmapped_layers(root: Path) -> features.Feature:
+    """Whether containers with user namespaces of their own can run here."""
+    feature = features.idmapped_layers(root)
+    if not feature:
+        log.info("no containers with mapped ids reason=%r", feature.missing)
+    return feature
 
 
 def _forget_stubs_of_last_boot(layout: Layout, sweeper: Sweeper) -> None:

@@ -21,6 +21,8 @@ _RECORDS_AFTER: Final = _RECORD + "WHERE s.key > ? ORDER BY s.key LIMIT ?"
 
 IDENTITY: Final = "SELECT id, kind, parent_id FROM snapshot WHERE key = ?"
 
+_SNAPSHOT: Final = "SELECT id, kind, parent_id, labels FROM snapshot WHERE key = ?"
+
 _CHAIN: Final = """
 WITH RECURSIVE chain (depth, id, parent_id) AS (
   SELECT 0, id, parent_id FROM snapshot WHERE id = ?
@@ -66,10 +68,15 @@ class Reader:
             NotFoundError: There is none.
             FailedPreconditionError: It is committed.
         """
-        snapshot_id, kind, parent_id = self._one(IDENTITY, key)
+        snapshot_id, kind, parent_id, labels = self._one(_SNAPSHOT, key)
         if kind == Kind.COMMITTED:
             raise FailedPreconditionError(f"snapshot {key!r} is committed, neither active nor view")
-        return Snapshot(id=snapshot_id, kind=_KINDS[kind], parent_ids=self._chain(parent_id))
+        return Snapshot(
+            id=snapshot_id,
+            kind=_KINDS[kind],
+            parent_ids=self._chain(parent_id),
+            labels=decode_labels(labels),
+        )
 
     def chain(self, key: str) -> tuple[int, ...]:
         """The ids of the snapshot with this key or name, of any kind, and of its ancestors, nearest first.

@@ -65,6 +65,9 @@ class Snapshot:
     parent_ids: tuple[int, ...] = ()
     """The ids of its ancestors, nearest first."""
 
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    """Its labels, some of which ask for mounts of a special kind."""
+
 
 def _sorted_unique(store_paths: Iterable[str]) -> tuple[str, ...]:
     paths = tuple(store_paths)

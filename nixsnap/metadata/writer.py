@@ -118,7 +118,8 @@ class Writer(Reader):
                 raise
             raise AlreadyExistsError(f"snapshot {key!r} already exists") from exc
         assert row is not None  # noqa: S101 - an insert that succeeds returns its row
-        return Snapshot(id=row[0], kind=kind, parent_ids=self._chain(parent_id))
+        kept = {name: value for name, value in (labels or {}).items() if value}
+        return Snapshot(id=row[0], kind=kind, parent_ids=self._chain(parent_id), labels=kept)
 
     def put_closure(self, closure: Closure) -> None:
         """Make a snapshot a nix layer, or replace its closure. The closure goes when the snapshot does.

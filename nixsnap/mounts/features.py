@@ -16,14 +16,16 @@ from pathlib import Path
 
 import attrs
 
+from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import kernel
+from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import OverlayMount
-from nixsnap.mounts.values import IdRange
+from nixsnap.mounts.values import IdMapping, IdRange
 
 REDIRECT_XATTR = "trusted.overlay.redirect"
 
 # One id is enough to see whether a file system can be idmapped; neither it nor its target need exist.
-_ONE_ID = [IdRange(container_id=0, host_id=1, length=1)]
+_ONE_ID = (IdRange(container_id=0, host_id=1, length=1),)
 
 
 @attrs.frozen
@@ -226,6 +228,27 @@ def idmapped_mounts(path: Path) -> Feature:
     except OSError as error:
         return Feature(f"{path}: {error}")
     return Feature()
+
+
+def idmapped_layers(root: Path) -> Feature:
+    """Return whether layers below a directory can lie in an overlay with mapped ids (Linux 5.19)."""
+
+    def attempt(scratch: Path) -> str | None:
+        lower, upper, work, target = _directories(scratch, "lower upper work target")
+        (lower / "file").touch()
+        mount = OverlayMount(lowerdirs=(lower,), upperdir=upper, workdir=work)
+        with user_namespace(IdMapping(uids=_ONE_ID, gids=_ONE_ID)) as userns:
+            mount_idmapped(mount, target, trees=[lower], userns=userns, staging=scratch / "staging")
+        try:
+            seen = (target / "file").stat().st_uid
+        finally:
+            kernel.detach(target)
+        return None if seen == _ONE_ID[0].host_id else "overlayfs does not show mapped owners"
+
+    try:
+        return _attempt(root, attempt)
+    except FailedPreconditionError as error:
+        return Feature(str(error))
 
 
 _MISSING = {

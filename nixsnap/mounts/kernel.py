@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import attrs
@@ -114,6 +115,14 @@ def _strings(texts: Sequence[bytes]) -> tuple[Any, list[Any]]:
     return ffi.new("char *[]", items), items
 
 
+def _locate(path: Path, trees: Mapping[Path, OwnedFd]) -> tuple[int, Path]:
+    """Return the tree that a path is to be looked up in, -1 for none, and the path from there."""
+    for top in (path, *path.parents):
+        if top in trees:
+            return trees[top].fileno(), path.relative_to(top)
+    return -1, path
+
+
 class _Overlay:
     """A struct nsnap_overlay, the strings that it points to, and the paths that its failures count."""
 
@@ -126,17 +135,20 @@ class _Overlay:
         workdir: Path | None,
         options: Sequence[str],
         readonly: bool,
+        trees: Mapping[Path, OwnedFd] = MappingProxyType({}),
     ) -> None:
         for option in options:
             if "," in option:
                 raise InvalidArgumentError(f"a comma in the overlay option {option!r}")
         self.paths = [str(path) for path in (*lowerdirs, *datadirs, upperdir, workdir) if path is not None]
-        lowers, keep_lowers = _strings([_encode(path) for path in lowerdirs])
-        datas, keep_datas = _strings([_encode(path) for path in datadirs])
+        places = [_locate(path, trees) for path in (*lowerdirs, *datadirs)]
+        lowers, keep_lowers = _strings([_encode(path) for _, path in places[: len(lowerdirs)]])
+        datas, keep_datas = _strings([_encode(path) for _, path in places[len(lowerdirs) :]])
+        tree_fds = ffi.new("int[]", [fd for fd, _ in places]) if trees else ffi.NULL
         choices, keep_choices = _strings([_encode(option) for option in options])
         upper = ffi.NULL if upperdir is None else ffi.new("char[]", _encode(upperdir))
         work = ffi.NULL if workdir is None else ffi.new("char[]", _encode(workdir))
-        self._keep = [lowers, keep_lowers, datas, keep_datas, choices, keep_choices, upper, work]
+        self._keep = [lowers, keep_lowers, datas, keep_datas, tree_fds, choices, keep_choices, upper, work]
         self.struct = ffi.new(
             "struct nsnap_overlay *",
             {
@@ -144,6 +156,7 @@ class _Overlay:
                 "lowerdir_count": len(lowerdirs),
                 "datadirs": datas,
                 "datadir_count": len(datadirs),
+                "tree_fds": tree_fds,
                 "upperdir": upper,
                 "workdir": work,
                 "options": choices,
@@ -186,6 +199,7 @@ def create_overlay(
     workdir: Path | None = None,
     options: Sequence[str] = (),
     readonly: bool = False,
+    trees: Mapping[Path, OwnedFd] = MappingProxyType({}),
 ) -> OwnedFd:
     """Return a detached overlay mount; only where `appends_lowerdirs`.
 
@@ -196,9 +210,12 @@ def create_overlay(
         workdir: An empty directory on the file system of `upperdir`, there if and only if that is.
         options: Other options of overlayfs, "name=value" or "name".
         readonly: Whether the mount is read-only even so.
+        trees: Detached mounts that stand in for what is mounted at their paths: layers at or below one of these are
+            looked up in it.
 
     Raises:
-        StepError: The kernel refused; filename is the layer that it refused, where it was one.
+        StepError: The kernel refused; filename is the layer that it refused, where it was one. EINVAL, with `trees`:
+            it may be too old for layers that are detached (Linux 6.15).
         InvalidArgumentError: An option has a comma, or something has a NUL.
     """
     return _create_overlay(
@@ -209,6 +226,7 @@ def create_overlay(
             workdir=workdir,
             options=options,
             readonly=readonly,
+            trees=trees,
         )
     )
 

@@ -6,8 +6,9 @@ Building and describing them touches nothing; only `mount` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import attrs
 
@@ -38,12 +39,18 @@ class BindMount:
     readonly: bool
     within: Path | None = None
     """Where containerd is to mount it below its own target (from 1.7 on); None for that target itself."""
+    client_options: tuple[str, ...] = ()
+    """What only containerd's own mount package understands: `uidmap=` and `gidmap=`. `mount` leaves them out."""
 
     def describe(self) -> MountEntry:
         """Return it as containerd has it."""
-        options = ("ro" if self.readonly else "rw", "rbind" if self.recursive else "bind")
-        target = "" if self.within is None else str(self.within)
-        return MountEntry(type="bind", source=str(self.source), options=options, target=target)
+        usual = ("ro" if self.readonly else "rw", "rbind" if self.recursive else "bind")
+        return MountEntry(
+            type="bind",
+            source=str(self.source),
+            options=(*self.client_options, *usual),
+            target="" if self.within is None else str(self.within),
+        )
 
     def mount(self, target: Path) -> None:
         """Mount it on a target, which is not followed if it is a symlink.
@@ -83,13 +90,15 @@ class OverlayMount:
     """Other options of overlayfs, "name=value" or "name"."""
     readonly: bool = False
     """Whether it is read-only even with an `upperdir`."""
+    client_options: tuple[str, ...] = ()
+    """As those of `BindMount`."""
 
     def describe(self) -> MountEntry:
         """Return it as containerd has it, with the options in the order of its overlayfs snapshotter.
 
         In this form options are text that overlayfs takes apart, so its special characters are escaped.
         """
-        options = []
+        options = [*self.client_options]
         if self.upperdir is not None and self.workdir is not None:
             options += [f"workdir={_escape(self.workdir)}", f"upperdir={_escape(self.upperdir)}"]
         lowers = ":".join(map(_escape, self.lowerdirs))
@@ -99,8 +108,11 @@ class OverlayMount:
             options.append("ro")
         return MountEntry(type="overlay", source="overlay", options=tuple(options))
 
-    def create(self) -> OwnedFd:
+    def create(self, *, trees: Mapping[Path, OwnedFd] = MappingProxyType({})) -> OwnedFd:
         """Return it as a detached mount.
+
+        Args:
+            trees: As for `kernel.create_overlay`.
 
         Raises:
             StepError: As `kernel.create_overlay`.
@@ -112,6 +124,7 @@ class OverlayMount:
             workdir=self.workdir,
             options=self.options,
             readonly=self.readonly,
+            trees=trees,
         )
 
     def mount(self, target: Path) -> None:

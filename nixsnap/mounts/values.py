@@ -92,6 +92,25 @@ class IdRange:
 
 
 @attrs.frozen(kw_only=True)
+class IdMapping:
+    """The ids of a user namespace. Its root must be among them."""
+
+    uids: tuple[IdRange, ...]
+    """Runs of user ids that do not overlap, inside or outside."""
+    gids: tuple[IdRange, ...]
+    """The same for group ids."""
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """The user and the group that are outside what root is inside."""
+        return _root_of(self.uids), _root_of(self.gids)
+
+
+def _root_of(ranges: tuple[IdRange, ...]) -> int:
+    return next(run.host_id for run in ranges if run.container_id == 0)
+
+
+@attrs.frozen(kw_only=True)
 class MountProbe:
     """What a path lies on."""
 

@@ -17,13 +17,14 @@ _FILES_MODE: Final = 0o755
 _WORK_MODE: Final = 0o711
 
 
-def make(layout: Layout, snapshot: Snapshot, *, work: bool) -> None:
+def make(layout: Layout, snapshot: Snapshot, *, work: bool, owner: tuple[int, int] | None = None) -> None:
     """Make the directory of a new snapshot: complete, or not at all.
 
     Args:
         layout: Where it goes.
         snapshot: The snapshot; its root directory gets owner and mode of its parent's.
         work: Whether it needs a work directory of its own.
+        owner: The user and group that the root directory gets in place of its parent's.
 
     Raises:
         OSError: The disk is full, or the parent's directory is gone.
@@ -43,6 +44,8 @@ def make(layout: Layout, snapshot: Snapshot, *, work: bool) -> None:
             parent = os.lstat(layout.upper(snapshot.parent_ids[0]))
             os.chown(files, parent.st_uid, parent.st_gid)
             os.chmod(files, stat.S_IMODE(parent.st_mode))
+        if owner is not None:
+            os.chown(files, *owner)  # keeps the mode: of a directory's, chown(2) clears no bit
         os.rename(temporary, f"{layout.snapshots}/{snapshot.id}")
     except BaseException:
         kernel.remove_tree(Path(temporary))

@@ -17,9 +17,11 @@ from typing import Final
 import attrs
 
 from nixsnap.config import StoreView
+from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import kernel
+from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import BindMount
-from nixsnap.snapshots.layout import Layout
+from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.views import ViewPlan
 
@@ -58,6 +60,7 @@ class ViewMounter:
 
         Raises:
             StepError: The kernel refused; nothing is mounted then.
+            FailedPreconditionError: The owners cannot be shown with mapped ids; nor then.
         """
         if is_mounted(plan.target):
             return False
@@ -68,8 +71,34 @@ class ViewMounter:
         if plan.workdir is not None:
             plan.workdir.mkdir(mode=0o700, exist_ok=True)
         plan.target.mkdir(mode=0o700, exist_ok=True)
-        _mount_overlay(plan, plan.target)
+        self._mount(plan)
         return True
+
+    def _mount(self, plan: ViewPlan) -> None:
+        if plan.mapping is None:
+            _mount_overlay(plan, plan.target)
+            return
+        if plan.kind in _BINDING:
+            raise FailedPreconditionError(
+                f"a rootfs view of kind {plan.kind.value} cannot show mapped ids",
+                hint="set store_view = overlay, with the root on a file system that has trusted.* attributes",
+            )
+        with user_namespace(plan.mapping) as userns:
+            mount_idmapped(
+                plan.overlay,
+                plan.target,
+                trees=self._trees(plan),
+                nested=plan.store_overlays,
+                userns=userns,
+                staging=plan.target.with_name(f"{TEMPORARY_PREFIX}{plan.target.name}-layers"),
+            )
+
+    def _trees(self, plan: ViewPlan) -> list[Path]:
+        """The directories that hold lower layers; each may be a file system of its own."""
+        layers = {*plan.overlay.lowerdirs}
+        layers.update(path for _, overlay in plan.store_overlays for path in overlay.datadirs)
+        trees = (self.layout.snapshots, self.layout.stubs, self.store)
+        return [tree for tree in trees if any(layer.is_relative_to(tree) for layer in layers)]
 
     def mounted(self) -> list[int]:
         """The snapshots whose rootfs views are mounted."""

@@ -26,10 +26,12 @@ from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
 from nixsnap.mounts import kernel
+from nixsnap.mounts.features import Feature
 from nixsnap.nix import roots
 from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.storepath import StorePath
 from nixsnap.snapshots import directories
+from nixsnap.snapshots.idmapping import GID_MAPPING, UID_MAPPING, parse_mapping, same_mapping
 from nixsnap.snapshots.inference import infer_closure
 from nixsnap.snapshots.labels import parse_closure_request
 from nixsnap.snapshots.layout import Layout
@@ -52,12 +54,14 @@ class Settings:
         overlay_options: What every overlay is mounted with.
         plain_options: What those of chains without a nix layer are mounted with beside that.
         infer_nix_layers: Recognise nix layers by their content at Commit.
+        idmapped_layers: Whether layers can be shown with mapped ids.
     """
 
     kind: StoreView
     overlay_options: tuple[str, ...]
     plain_options: tuple[str, ...] = ()
     infer_nix_layers: bool = True
+    idmapped_layers: Feature = Feature()
 
 
 class Snapshotter:
@@ -108,9 +112,11 @@ class Snapshotter:
             AlreadyExistsError: The key is taken.
             NotFoundError: There is no such parent, or a store path cannot be had.
             InvalidArgumentError: The parent is not committed, or key or labels are malformed.
+            FailedPreconditionError: The labels ask for ids to be mapped, and a file system, or the kernel, cannot.
             NixsnapError, OSError: Nix, the disk or the kernel failed. The key does not exist then.
         """
         request = parse_closure_request(labels, store_dir=str(self._mounter.store_dir))
+        self._check_mapping(labels)
         with self._locks.hold(key):
             if request is None:
                 return self._create(Kind.ACTIVE, key, parent, labels)
@@ -118,6 +124,7 @@ class Snapshotter:
 
     def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Mounts:
         """Make a read-only snapshot `key` of the committed snapshot `parent`; otherwise as `prepare`."""
+        self._check_mapping(labels)
         with self._locks.hold(key):
             return self._create(Kind.VIEW, key, parent, labels)
 
@@ -182,9 +189,21 @@ class Snapshotter:
 
         Raises:
             NotFoundError: There is no such snapshot.
-            InvalidArgumentError: A field path names something that cannot be changed.
+            InvalidArgumentError: A field path names something that cannot be changed, or the ids that an active
+                snapshot or a view is mapped to would change: its files belong to them.
         """
-        return self._store.write(lambda tx: tx.update(info, fieldpaths))
+
+        def update(tx: Writer) -> Info:
+            before = tx.get(info.name)[1]
+            after = tx.update(info, fieldpaths)
+            if before.kind is not Kind.COMMITTED and not same_mapping(before.labels, after.labels):
+                raise InvalidArgumentError(
+                    f"labels {UID_MAPPING} and {GID_MAPPING} of snapshot {info.name!r} stay as they are "
+                    "until it is committed or removed: its files belong to the mapped ids"
+                )
+            return after
+
+        return self._store.write(update)
 
     def walk(self, filters: Sequence[str]) -> Iterator[list[Info]]:
         """The snapshots that any of `filters` matches, in the order of their keys, in blocks.
@@ -232,7 +251,9 @@ class Snapshotter:
             chain = _Chain.read(tx, snapshot) if closure is None else nothing
             # Only an overlay has a work directory, and that of a rootfs view lies elsewhere.
             work = kind is Kind.ACTIVE and bool(snapshot.parent_ids) and not chain.nix_layers
-            directories.make(self._layout, snapshot, work=work)
+            mapping = parse_mapping(labels)
+            owner = None if mapping is None else mapping.root
+            directories.make(self._layout, snapshot, work=work, owner=owner)
             tx.on_rollback(lambda: kernel.remove_tree(self._layout.snapshot(snapshot.id)))
             tx.sync_directory(self._layout.snapshots)
             return chain
@@ -372,6 +393,12 @@ class Snapshotter:
         except OSError:
             # The row is gone, so the call has succeeded; what is left is garbage, which the next sweep takes.
             log.warning("cannot remove all files of a removed snapshot id=%d", snapshot_id, exc_info=True)
+
+    def _check_mapping(self, labels: Mapping[str, str]) -> None:
+        """Refuse labels that ask for ids to be mapped in a wrong way, or where that cannot be done."""
+        missing = self._settings.idmapped_layers.missing
+        if parse_mapping(labels) is not None and missing is not None:
+            raise FailedPreconditionError(f"no container can have mapped ids here: {missing}")
 
     def _plan_plain(self, snapshot: Snapshot) -> Mounts:
         options = (*self._settings.overlay_options, *self._settings.plain_options)

@@ -41,6 +41,8 @@ from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.metadata.records import Kind, Snapshot
 from nixsnap.mounts.operations import BindMount, OverlayMount
+from nixsnap.mounts.values import IdMapping
+from nixsnap.snapshots.idmapping import mount_options, parse_mapping
 from nixsnap.snapshots.layout import Layout
 
 MountOperation: TypeAlias = BindMount | OverlayMount
@@ -66,6 +68,7 @@ class ViewPlan:
         nix_layers: Ids of the chain's nix layers, nearest first, whose stub layers must exist.
         kind: How store paths are shown.
         store_overlays: Layers of `overlay` that are overlays themselves, by the path that stands for them in it.
+        mapping: Whose ids the owners of all but the upper layer become; None to show them as they are.
     """
 
     overlay: OverlayMount
@@ -75,28 +78,36 @@ class ViewPlan:
     nix_layers: tuple[int, ...]
     kind: StoreView
     store_overlays: tuple[tuple[Path, OverlayMount], ...] = ()
+    mapping: IdMapping | None = None
 
 
-def plan_plain(layout: Layout, snapshot: Snapshot, *, options: Sequence[str]) -> MountOperation:
+def plan_plain(
+    layout: Layout, snapshot: Snapshot, *, options: Sequence[str], idmap: bool = True
+) -> MountOperation:
     """The mount of a chain without a nix layer.
 
     Args:
         layout: Where the layers lie.
         snapshot: An active snapshot or a view.
         options: What every overlay on this machine is mounted with, as `index=off`.
+        idmap: Whether containerd is to map ids, where labels ask for it.
     """
     readonly = snapshot.kind is Kind.VIEW
+    client_options = mount_options(snapshot.labels) if idmap else ()
     if not snapshot.parent_ids:
-        return BindMount(source=layout.upper(snapshot.id), recursive=True, readonly=readonly)
+        source = layout.upper(snapshot.id)
+        return BindMount(source=source, recursive=True, readonly=readonly, client_options=client_options)
     if readonly and len(snapshot.parent_ids) == 1:
         # overlayfs wants an upper layer or at least two lower ones.
-        return BindMount(source=layout.upper(snapshot.parent_ids[0]), recursive=True, readonly=True)
+        source = layout.upper(snapshot.parent_ids[0])
+        return BindMount(source=source, recursive=True, readonly=True, client_options=client_options)
     return OverlayMount(
         lowerdirs=tuple(layout.upper(parent_id) for parent_id in snapshot.parent_ids),
         upperdir=None if readonly else layout.upper(snapshot.id),
         workdir=None if readonly else layout.plain_work(snapshot.id),
         options=tuple(options),
         readonly=False,  # without an upper layer it cannot be written to anyway, and containerd passes no "ro"
+        client_options=client_options,
     )
 
 
@@ -153,6 +164,7 @@ def plan_view(
         nix_layers=shown,
         kind=kind,
         store_overlays=tuple((stub, _store_overlay(stub, store=store, options=options)) for stub in stubs),
+        mapping=parse_mapping(snapshot.labels),
     )
 
 
