@@ -142,6 +142,7 @@ def _assemble(
         store=config.host_store,
         store_dir=config.store_dir,
         userxattr=userxattr,
+        keep_ids=features.has_all_ids(),
         executor=background,
     )
     mounter = ViewMounter(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ from pathlib import Path
 import attrs
 
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import kernel
+from nixsnap.mounts import fuse, kernel
 from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import OverlayMount
-from nixsnap.mounts.values import IdMapping, IdRange
+from nixsnap.mounts.values import ID_END, IdMapping, IdRange
 
 REDIRECT_XATTR = "trusted.overlay.redirect"
 
@@ -149,13 +150,9 @@ def overlay_data_only(root: Path, store: Path, *, userxattr: bool = False) -> Fe
             readonly=True,
         )
         with shown.create() as tree:
-            mount = OverlayMount(
-                lowerdirs=(Path(f"/proc/self/fd/{tree.fileno()}"), layer),
-                upperdir=upper,
-                workdir=work,
-                options=options,
-            )
-            mount.mount(target)
+            mount = OverlayMount(lowerdirs=(stub, layer), upperdir=upper, workdir=work, options=options)
+            with mount.create(trees={stub: tree}) as view:
+                kernel.attach(view, target)
         with _unmounting(target):
             seen = target / "below" / "entry" / "file"
             if seen.is_file() and seen.read_text() == "seen":
@@ -179,6 +176,27 @@ def bind_in_overlay(root: Path, *, userxattr: bool = False) -> Feature:
             kernel.bind_mount(store, target / "entry", recursive=False, readonly=True)
 
     return _attempt(root, attempt)
+
+
+def fuse_overlay(root: Path) -> Feature:
+    """Return whether fuse-overlayfs is here and mounts an overlay that can be written to."""
+
+    def attempt(scratch: Path) -> str | None:
+        if shutil.which(fuse.PROGRAM) is None:
+            return f"there is no {fuse.PROGRAM} on PATH"
+        lower, upper, work, target = _directories(scratch, "lower upper work target")
+        (lower / "file").write_text("seen")
+        fuse.mount(OverlayMount(lowerdirs=(lower,), upperdir=upper, workdir=work), target)
+        with _unmounting(target):
+            (target / "file").write_text("changed")
+        return None
+
+    return _attempt(root, attempt)
+
+
+def has_all_ids() -> bool:
+    """Return whether every id means the same here as on the host: so outside user namespaces (user_namespaces(7))."""
+    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", str(ID_END)]
 
 
 def needs_userxattr(root: Path) -> Feature:

@@ -92,6 +92,8 @@ class OverlayMount:
     """Whether it is read-only even with an `upperdir`."""
     client_options: tuple[str, ...] = ()
     """As those of `BindMount`."""
+    type: str = "overlay"
+    """What containerd is told to mount: the kernel's "overlay", or "fuse3.fuse-overlayfs" through mount.fuse3(8)."""
 
     def describe(self) -> MountEntry:
         """Return it as containerd has it, with the options in the order of its overlayfs snapshotter.
@@ -106,7 +108,7 @@ class OverlayMount:
         options += self.options
         if self.readonly:
             options.append("ro")
-        return MountEntry(type="overlay", source="overlay", options=tuple(options))
+        return MountEntry(type=self.type, source="overlay", options=tuple(options))
 
     def create(self, *, trees: Mapping[Path, OwnedFd] = MappingProxyType({})) -> OwnedFd:
         """Return it as a detached mount.

@@ -46,12 +46,14 @@ _TRIALS: Final[dict[StoreView, Callable[[Place], Feature]]] = {
         place.root, place.store, userxattr=place.userxattr
     ),
     StoreView.BIND: lambda place: features.bind_in_overlay(place.root, userxattr=place.userxattr),
+    StoreView.FUSE: lambda place: features.fuse_overlay(place.root),
 }
 
 _HINTS: Final = {
     StoreView.OVERLAY: "run as root, with the root on a file system that has trusted.* attributes",
     StoreView.DATA_ONLY: "it takes Linux 6.16, and a file system with user.* attributes",
     StoreView.BIND: "in a user namespace it takes Linux 5.11",
+    StoreView.FUSE: "it takes the programs fuse-overlayfs and mount.fuse3, and /dev/fuse open to the user",
 }
 
 
@@ -81,7 +83,7 @@ def choose(place: Place, wanted: StoreView) -> StoreView:
             return kind
         missing[kind.value] = feature.missing
     raise FailedPreconditionError(
-        f"no kind of rootfs view works in {place.root}: {_reasons(missing)}", hint=_HINTS[StoreView.BIND]
+        f"no kind of rootfs view works in {place.root}: {_reasons(missing)}", hint=_HINTS[StoreView.FUSE]
     )
 
 

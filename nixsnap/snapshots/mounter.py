@@ -18,7 +18,7 @@ import attrs
 
 from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import kernel
+from nixsnap.mounts import fuse, kernel
 from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import BindMount
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
@@ -63,7 +63,9 @@ class ViewMounter:
             FailedPreconditionError: The owners cannot be shown with mapped ids; nor then.
         """
         if is_mounted(plan.target):
-            return False
+            if plan.kind is not StoreView.FUSE or _is_alive(plan.target):
+                return False
+            take_down(plan.target)
         for snapshot_id in plan.nix_layers:
             if not self.stubs.has(snapshot_id):
                 below = chain[chain.index(snapshot_id) :]
@@ -173,11 +175,15 @@ class ViewMounter:
 
 def _mount_overlay(plan: ViewPlan, target: Path) -> None:
     """Mount a view's overlay; layers that are overlays themselves live on as its layers only."""
+    if plan.kind is StoreView.FUSE:
+        fuse.mount(plan.overlay, target)
+        return
+    if not plan.store_overlays:
+        plan.overlay.mount(target)
+        return
     with contextlib.ExitStack() as stack:
         trees = {path: stack.enter_context(overlay.create()) for path, overlay in plan.store_overlays}
-        places = {path: Path(f"/proc/self/fd/{tree.fileno()}") for path, tree in trees.items()}
-        lowerdirs = tuple(places.get(path, path) for path in plan.overlay.lowerdirs)
-        attrs.evolve(plan.overlay, lowerdirs=lowerdirs).mount(target)
+        kernel.attach(stack.enter_context(plan.overlay.create(trees=trees)), target)
 
 
 def take_down(view: Path) -> bool:
@@ -213,4 +219,17 @@ def is_mounted(target: Path) -> bool:
     except kernel.StepError as exc:
         if exc.errno == errno.ENOENT:
             return False
+        if exc.errno == errno.ENOTCONN:  # of a file system in user space whose process has gone
+            return True
         raise
+
+
+def _is_alive(target: Path) -> bool:
+    """Whether a mount answers."""
+    try:
+        os.statvfs(target)
+    except OSError as exc:
+        if exc.errno == errno.ENOTCONN:
+            return False
+        raise
+    return True

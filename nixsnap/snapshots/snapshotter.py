@@ -402,7 +402,7 @@ class Snapshotter:
 
     def _plan_plain(self, snapshot: Snapshot) -> Mounts:
         options = (*self._settings.overlay_options, *self._settings.plain_options)
-        return (plan_plain(self._layout, snapshot, options=options),)
+        return (plan_plain(self._layout, snapshot, options=options, kind=self._settings.kind),)
 
     def _plan_view(self, chain: _Chain) -> ViewPlan:
         return plan_view(

@@ -44,8 +44,9 @@ class StubMaker:
         kind: The kind of rootfs view they are for.
         store: Where the store lies on this host.
         store_dir: Where containers see it.
-        userxattr: Whether overlayfs keeps its marks in `user.*` attributes: so in a user namespace, where the store's
-            owner may have no id. Stubs are our own then.
+        userxattr: Whether overlayfs keeps its marks in `user.*` attributes.
+        keep_ids: Whether stubs belong to whom their store paths belong to. In a user namespace that may be nobody;
+            there they are our own.
         executor: Threads for those that are begun ahead.
     """
 
@@ -54,6 +55,7 @@ class StubMaker:
     store: Path
     store_dir: Path
     userxattr: bool
+    keep_ids: bool
     executor: Executor
     _begun: dict[int, Future[Path]] = attrs.field(factory=dict, init=False)
 
@@ -133,7 +135,7 @@ class StubMaker:
             store=self.store,
             names=names,
             redirect_xattr=REDIRECT_XATTR if self.kind is StoreView.OVERLAY else None,
-            keep_ids=not self.userxattr,
+            keep_ids=self.keep_ids,
         )
 
     def _fill_trees(self, directory: Path, names: Sequence[str]) -> None:
@@ -146,7 +148,7 @@ class StubMaker:
                 names=names[part::_THREADS],
                 xattr_prefix=USER_XATTRS if self.userxattr else TRUSTED_XATTRS,
                 donors=donors,
-                keep_ids=not self.userxattr,
+                keep_ids=self.keep_ids,
             )
 
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="stub-files") as threads:

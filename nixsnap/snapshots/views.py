@@ -52,6 +52,8 @@ TRUSTED_XATTRS: Final = "trusted.overlay."
 USER_XATTRS: Final = "user.overlay."
 REDIRECT_XATTR: Final = f"{TRUSTED_XATTRS}redirect"
 
+FUSE_TYPE: Final = "fuse3.fuse-overlayfs"
+
 # fs/overlayfs/super.c, OVL_MAX_STACK.
 _MAX_LOWERDIRS: Final = 500
 
@@ -82,15 +84,21 @@ class ViewPlan:
 
 
 def plan_plain(
-    layout: Layout, snapshot: Snapshot, *, options: Sequence[str], idmap: bool = True
+    layout: Layout,
+    snapshot: Snapshot,
+    *,
+    options: Sequence[str],
+    idmap: bool = True,
+    kind: StoreView = StoreView.OVERLAY,
 ) -> MountOperation:
     """The mount of a chain without a nix layer.
 
     Args:
         layout: Where the layers lie.
         snapshot: An active snapshot or a view.
-        options: What every overlay on this machine is mounted with, as `index=off`.
+        options: What every overlay of the kernel's is mounted with on this machine, as `index=off`.
         idmap: Whether containerd is to map ids, where labels ask for it.
+        kind: With `FUSE` containerd mounts plain chains by fuse-overlayfs too, as its snapshotter for that does.
     """
     readonly = snapshot.kind is Kind.VIEW
     client_options = mount_options(snapshot.labels) if idmap else ()
@@ -105,7 +113,8 @@ def plan_plain(
         lowerdirs=tuple(layout.upper(parent_id) for parent_id in snapshot.parent_ids),
         upperdir=None if readonly else layout.upper(snapshot.id),
         workdir=None if readonly else layout.plain_work(snapshot.id),
-        options=tuple(options),
+        options=() if kind is StoreView.FUSE else tuple(options),
+        type=FUSE_TYPE if kind is StoreView.FUSE else "overlay",
         readonly=False,  # without an upper layer it cannot be written to anyway, and containerd passes no "ro"
         client_options=client_options,
     )

@@ -82,6 +82,7 @@ install_test_programs() {
     need rootlesskit rootlesskit
     need slirp4netns slirp4netns
     need fuse-overlayfs fuse-overlayfs
+    need mount.fuse3 fuse3
     need mkfs.ext4 e2fsprogs
     need mkfs.btrfs btrfs-progs
     need skopeo skopeo

@@ -14,6 +14,7 @@ CONFIGURATIONS = {
     "overlay": 'store_view = "overlay"\n',
     "data-only": 'store_view = "data-only"\n',
     "bind": 'store_view = "bind"\n',
+    "fuse": 'store_view = "fuse"\n',
     "read-only": "readonly_store = true\n",
     "read-only bind": 'store_view = "bind"\nreadonly_store = true\n',
 }

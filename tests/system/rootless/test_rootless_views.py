@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Closure, NixsnapDaemon, Node, Rootless, build_image, load_image, nix_closure
-from lab.processes import wait_until
+from lab import Closure, CommandError, NixsnapDaemon, Node, Rootless, build_image, load_image, nix_closure
+from lab.processes import processes_naming, wait_until
 from lab.requirements import need_containerd
 from rpc import connect, files, store_path_labels
 
 from nixsnap.config import StoreView
 
 REFERENCE = "lab.invalid/app:1"
-KINDS = (StoreView.DATA_ONLY, StoreView.BIND)
+KINDS = (StoreView.DATA_ONLY, StoreView.BIND, StoreView.FUSE)
 
 DATA_ONLY = pytest.mark.parametrize("kind", [StoreView.DATA_ONLY], indirect=True)
 
@@ -71,10 +72,13 @@ def inside(rootless: Rootless):
 
 @pytest.fixture
 def change(rootless: Rootless):
-    """Runs a script in the directory that a mount shows, as root of the namespaces: the host's root has no id there."""
+    """Runs a script in the directory that a mount shows, as root of the namespaces, and returns the lines it prints.
 
-    def run_script(mount, script: str) -> None:
-        rootless.run("sh", "-euc", f"cd {files(mount)}; {script}")
+    The host's root has no id there, so it can write nothing, and of a file system in user space it sees nothing at all.
+    """
+
+    def run_script(mount, script: str) -> list[str]:
+        return rootless.run("sh", "-euc", f"cd {files(mount)}; {script}").stdout.splitlines()
 
     return run_script
 
@@ -97,7 +101,13 @@ def change_plainly(rootless: Rootless, mount, script: str) -> None:
     """Mount what the snapshotter says, as an unpacker does, and run a script there."""
     target = rootless.home / "target"
     rootless.run("mkdir", target)
-    rootless.run("mount", "-t", mount.type, "-o", ",".join(mount.options), mount.source, target)
+    options = ",".join(mount.options)
+    if (
+        mount.type == "fuse3.fuse-overlayfs"
+    ):  # as containerd does (core/mount/mount_linux.go, mountWithHelper)
+        rootless.run("mount.fuse3", mount.source, target, "-o", options, "-t", "fuse-overlayfs")
+    else:
+        rootless.run("mount", "-t", mount.type, "-o", options, mount.source, target)
     rootless.run("sh", "-c", f"cd {target} && {script}")
     rootless.run("umount", target)
     rootless.run("rmdir", target)
@@ -206,10 +216,23 @@ def test_the_user_can_delete_everything(loaded, closure, rootless):
     assert not root.exists()
 
 
+def test_the_kind_that_is_chosen(directory, rootless):
+    """By itself the daemon takes the best kind there is and says why none better; one that does not work is refused."""
+    (directory / "n").mkdir()
+    NixsnapDaemon.start(directory / "n", place=rootless).destroy()
+    log = (directory / "n/nixsnap.log").read_text()
+    assert "store view kind=data-only reason='overlay: no trusted.* attributes in" in log
+    with pytest.raises(CommandError):
+        NixsnapDaemon.start(directory / "n", config='store_view = "overlay"\n', place=rootless)
+    log = (directory / "n/nixsnap.log").read_text()
+    assert "store_view = overlay does not work in" in log
+    assert "set store_view = auto" in log
+
+
 # --- without containerd: chains that it takes many steps to make
 
 
-def test_layers_in_any_order(rpc, inside, change, closure):
+def test_layers_in_any_order(rpc, change, closure):
     """Base, nix, plain, nix: every layer's files are there, upper ones win, and closures may overlap."""
     other = nix_closure(2, salt="other")
     change(rpc.prepare("k0"), "echo base > base")
@@ -218,12 +241,9 @@ def test_layers_in_any_order(rpc, inside, change, closure):
     change(rpc.prepare("k2", "nix1"), "echo changed > base; echo added > added")
     rpc.commit("plain", "k2")
     rpc.nix_layer("nix2", [*other.paths, closure.paths[0]], "plain")
-    root = inside(files(rpc.prepare("container", "nix2")))
-    assert (root / "base").read_text() == "changed\n"
-    assert (root / "added").read_text() == "added\n"
-    assert sorted(path.name for path in (root / "nix/store").iterdir()) == sorted(
-        {Path(path).name for path in (*closure.paths, *other.paths)}
-    )
+    printed = change(rpc.prepare("container", "nix2"), "cat base added; ls nix/store")
+    shown = sorted({Path(path).name for path in (*closure.paths, *other.paths)})
+    assert printed == ["changed", "added", *shown]
 
 
 @DATA_ONLY
@@ -302,7 +322,7 @@ def test_stubs_are_shared_between_images(rpc, inside, nixsnap, closure):
     assert list((nixsnap.root / "stubs/data-only").iterdir()) == []
 
 
-def test_a_base_that_deleted_its_store(rpc, rootless, change, inside, closure):
+def test_a_base_that_deleted_its_store(rpc, rootless, change, closure):
     """Below a nix layer may lie one that removed /nix, and what is unpacked upon it is opaque: nothing is hidden."""
     change(rpc.prepare("k0"), "mkdir -p nix/store/x")
     rpc.commit("store", "k0")
@@ -312,16 +332,50 @@ def test_a_base_that_deleted_its_store(rpc, rootless, change, inside, closure):
         rootless, rpc.prepare("k2", "none", store_path_labels(closure.paths)), "mkdir -p nix/store"
     )
     rpc.commit("image", "k2")
-    root = inside(files(rpc.prepare("container", "image")))
-    assert sorted(path.name for path in (root / "nix/store").iterdir()) == names(closure)
+    assert change(rpc.prepare("container", "image"), "ls nix/store") == names(closure)
 
 
-def test_views_are_read_only(rpc, inside, rootless, nixsnap, closure):
+def test_views_are_read_only(rpc, change, rootless, nixsnap, closure):
     """A view snapshot shows the store and takes no write; it needs no work directory."""
     rpc.nix_layer("image", closure.paths)
     mount = rpc.view("view", "image")
-    assert sorted(path.name for path in (inside(files(mount)) / "nix/store").iterdir()) == names(closure)
+    assert change(mount, "ls nix/store") == names(closure)
     assert "Read-only" in rootless.run("touch", files(mount) / "x", check=False).stderr
     assert list((nixsnap.root / "work").iterdir()) == []
     rpc.remove("view")
     assert nixsnap.view_mounts() == []
+
+
+@pytest.mark.parametrize("kind", [StoreView.FUSE], indirect=True)
+def test_a_view_whose_process_was_killed(rpc, change, nixsnap, closure):
+    """The mount is there and answers nothing; Mounts makes it anew, with what had been written, and Remove takes it."""
+    rpc.nix_layer("image", closure.paths)
+    change(rpc.prepare("container", "image"), "echo kept > written")
+    (mount,) = nixsnap.view_mounts()
+    assert mount.fs_type.startswith("fuse")
+
+    def processes() -> list[int]:
+        return processes_naming(mount.point)
+
+    (pid,) = processes()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not processes(), what="end")
+    assert change(rpc.mounts("container"), "cat written; ls nix/store") == ["kept", *names(closure)]
+    (pid,) = processes()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not processes(), what="end")
+    rpc.remove("container")
+    assert nixsnap.view_mounts() == []
+
+
+@pytest.mark.parametrize("kind", [StoreView.FUSE], indirect=True)
+def test_the_process_goes_with_the_view(rpc, nixsnap, closure):
+    """It outlives the daemon, and ends when the view is taken down."""
+    rpc.nix_layer("image", closure.paths)
+    rpc.prepare("container", "image")
+    (mount,) = nixsnap.view_mounts()
+    (pid,) = processes_naming(mount.point)
+    assert os.getpgid(pid) != os.getpgid(nixsnap.pid)
+    rpc.remove("container")
+    wait_until(lambda: not processes_naming(mount.point), what="end")
+    assert list((nixsnap.root / "work").iterdir()) == []

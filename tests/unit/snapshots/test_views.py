@@ -129,3 +129,14 @@ def test_chain_longer_than_the_kernel_stacks():
     assert len(view(Kind.ACTIVE, *parents[:498], nix_layers={1000}).overlay.lowerdirs) == 500
     with pytest.raises(FailedPreconditionError, match="needs 501 overlay layers"):
         view(Kind.ACTIVE, *parents[:499], nix_layers={1000})
+
+
+def test_plain_chains_where_the_kernel_has_no_overlay():
+    """containerd mounts them by fuse-overlayfs, as the snapshotter of that name has it do."""
+    entry = plan_plain(
+        LAYOUT, snapshot(Kind.ACTIVE, 3, 2), options=("userxattr",), kind=StoreView.FUSE
+    ).describe()
+    assert (entry.type, entry.source) == ("fuse3.fuse-overlayfs", "overlay")
+    assert list(entry.options) == [
+        "workdir=/r/snapshots/9/work", "upperdir=/r/snapshots/9/fs", "lowerdir=/r/snapshots/3/fs:/r/snapshots/2/fs",
+    ]  # fmt: skip
