@@ -234,15 +234,16 @@ find_go() {
     go_is_recent "$NIXSNAP_GO" || die "the newest Go in Debian, $version, is too old for tests/conformance/go.mod"
 }
 
-# build_go_tool NAME: build the programs that tests/tools/NAME/go.mod names as tools into $LAB/NAME. Needs find_go.
+# build_go_tool NAME [CGO]: build the programs that tests/tools/NAME/go.mod names as tools into $LAB/NAME, with C code if
+# CGO is 1. Needs find_go.
 build_go_tool() {
-    local name=$1 module=$REPOSITORY/tests/tools/$1 scratch
+    local name=$1 cgo=${2:-0} module=$REPOSITORY/tests/tools/$1 scratch
     if cmp --silent "$module/go.sum" "$LAB/$name/go.sum"; then
         return 0
     fi
     say "building $name (test-only)"
     scratch=$(mktemp -d "$LAB/build.XXXXXX")
-    CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' "$NIXSNAP_GO" -C "$module" build -trimpath -ldflags='-s -w' -o "$scratch/" tool
+    CGO_ENABLED=$cgo GOFLAGS='-mod=readonly -buildvcs=false' "$NIXSNAP_GO" -C "$module" build -trimpath -ldflags='-s -w' -o "$scratch/" tool
     cp "$module/go.sum" "$scratch/"
     rm -rf "${LAB:?}/$name"
     mv "$scratch" "$LAB/$name"
@@ -253,6 +254,7 @@ install_other_clients() {
     unpack docker "usr/sbin/dockerd --version" docker.io/sid docker-cli/sid
     build_go_tool nerdctl
     build_go_tool original
+    build_go_tool runc 1 # its nsexec is C
 }
 
 # --- nixsnap itself ---

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -36,7 +37,7 @@ func TestSameAsOverlayfs(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	overlayfs, err := overlay.NewSnapshotter(theirs)
+	overlayfs, err := overlay.NewSnapshotter(theirs, overlay.WithRemapIDs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,15 +74,71 @@ func transcript(s snapshots.Snapshotter, root string) []string {
 		r.stat(layer + "-view")
 		parent = layer
 	}
+	r.mapped()
 	r.walk()
 	r.walk("kind==view")
 	r.walk("parent==two", "labels.colour==blue,kind==active")
 	r.badCalls()
+	for _, key := range []string{"mapped-upon-two", "mapped-alone", "mapped-view-of-one", "mapped-view-of-three"} {
+		r.result("remove "+key, s.Remove(ctx, key))
+	}
 	for _, key := range []string{"three-view", "two-view", "one-view", "three", "two", "one", "nothing", "alone"} {
 		r.result("remove "+key, s.Remove(ctx, key))
 	}
 	r.walk()
 	return r.lines
+}
+
+// mapped makes snapshots for containers in user namespaces: what containerd's mount package is told, whose the directory
+// that takes the writes is, and whose files are when containerd has mounted them.
+func (r *recorder) mapped() {
+	s, ctx := r.s, r.ctx
+	several := snapshots.WithLabels(map[string]string{
+		snapshots.LabelSnapshotUIDMapping: "0:500000:1,1:600000:65535",
+		snapshots.LabelSnapshotGIDMapping: "0:700000:65536",
+	})
+	one := snapshots.WithLabels(map[string]string{
+		snapshots.LabelSnapshotUIDMapping: "0:100000:65536",
+		snapshots.LabelSnapshotGIDMapping: "0:100000:65536",
+	})
+	r.mounts("prepare mapped alone", func() ([]mount.Mount, error) { return s.Prepare(ctx, "mapped-alone", "", one) })
+	r.mounts("prepare mapped upon two", func() ([]mount.Mount, error) { return s.Prepare(ctx, "mapped-upon-two", "two", several) })
+	r.mounts("view of one, mapped", func() ([]mount.Mount, error) { return s.View(ctx, "mapped-view-of-one", "one", one) })
+	r.mounts("view of three, mapped", func() ([]mount.Mount, error) { return s.View(ctx, "mapped-view-of-three", "three", several) })
+	for _, key := range []string{"mapped-alone", "mapped-upon-two", "mapped-view-of-one", "mapped-view-of-three"} {
+		r.mounts("mounts of "+key, func() ([]mount.Mount, error) { return s.Mounts(ctx, key) })
+		r.stat(key)
+		r.owners(key)
+	}
+	r.usage("mapped-upon-two")
+}
+
+// owners mounts a snapshot as containerd does, and records whose the files in it are.
+func (r *recorder) owners(key string) {
+	mounts, err := r.s.Mounts(r.ctx, key)
+	if err != nil {
+		r.result("owners in "+key, err)
+		return
+	}
+	target, err := os.MkdirTemp(r.root, "mounted")
+	if err == nil {
+		defer os.Remove(target)
+		err = mount.All(mounts, target)
+	}
+	if err != nil {
+		r.result("mount "+key, err)
+		return
+	}
+	defer mount.UnmountAll(target, 0)
+	for _, name := range []string{".", "one-large", "two-directory"} {
+		status, err := os.Lstat(filepath.Join(target, name))
+		if err != nil {
+			r.add("%s in %s: not there", name, key)
+			continue
+		}
+		stat := status.Sys().(*syscall.Stat_t)
+		r.add("%s in %s: %d:%d %s", name, key, stat.Uid, stat.Gid, status.Mode())
+	}
 }
 
 type recorder struct {

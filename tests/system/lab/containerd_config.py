@@ -19,6 +19,8 @@ class CriSettings:
     cni_conf_dir: Path | None = None
     """Where pod networks are described; by default an empty directory (containerd makes it when it is not there)."""
     cni_bin_dir: Path = Path("/usr/lib/cni")
+    runc: str = "runc"
+    """The program that runs containers."""
 
 
 _CRI_PLUGINS = {
@@ -42,6 +44,7 @@ def _cri_v2(cri: CriSettings, cni_conf_dir: Path) -> dict[str, dict[str, Any]]:
             "default_runtime_name": "runc",
         },
         f"{plugin}.containerd.runtimes.runc": {"runtime_type": "io.containerd.runc.v2"},
+        f"{plugin}.containerd.runtimes.runc.options": {"BinaryName": cri.runc},
         f"{plugin}.cni": {"bin_dir": str(cri.cni_bin_dir), "conf_dir": str(cni_conf_dir)},
     }
 
@@ -55,6 +58,7 @@ def _cri_v3(cri: CriSettings, cni_conf_dir: Path) -> dict[str, dict[str, Any]]:
         runtime: {"restrict_oom_score_adj": True},
         f"{runtime}.containerd": {"default_runtime_name": "runc"},
         f"{runtime}.containerd.runtimes.runc": {"runtime_type": "io.containerd.runc.v2"},
+        f"{runtime}.containerd.runtimes.runc.options": {"BinaryName": cri.runc},
         f"{runtime}.cni": {"bin_dirs": [str(cri.cni_bin_dir)], "conf_dir": str(cni_conf_dir)},
         "plugins.'io.containerd.grpc.v1.cri'": {"stream_server_port": "0"},
     }

@@ -37,7 +37,14 @@ _MESSAGES = {
     "ImageFsInfoRequest": [],
     "ImageFsInfoResponse": [],
     "Int64Value": ["value 1 int64"],
-    "NamespaceOption": ["network 1 int32", "pid 2 int32", "ipc 3 int32"],  # enums are int32 on the wire
+    "IDMapping": ["host_id 1 uint32", "container_id 2 uint32", "length 3 uint32"],
+    "UserNamespace": ["mode 1 int32", "*uids 2 IDMapping", "*gids 3 IDMapping"],
+    "NamespaceOption": [  # enums are int32 on the wire
+        "network 1 int32",
+        "pid 2 int32",
+        "ipc 3 int32",
+        "userns_options 5 UserNamespace",
+    ],
     "PodSandboxMetadata": ["name 1 string", "uid 2 string", "namespace 3 string", "attempt 4 uint32"],
     "LinuxSandboxSecurityContext": ["namespace_options 1 NamespaceOption"],
     "LinuxPodSandboxConfig": ["security_context 2 LinuxSandboxSecurityContext"],
@@ -145,13 +152,18 @@ class Cri:
     def remove_image(self, reference: str) -> None:
         self.call("ImageService", "RemoveImage", image=M["ImageSpec"](image=reference))
 
-    def run_pod(self, name: str, logs: Path, *, network: int = NODE) -> Pod:
+    def run_pod(self, name: str, logs: Path, *, network: int = NODE, first_id: int | None = None) -> Pod:
+        """Run a pod's sandbox; with `first_id`, in a user namespace whose root is this user and group outside."""
         config = M["PodSandboxConfig"](
             metadata=M["PodSandboxMetadata"](name=name, uid=name, namespace="default"),
             hostname="" if network == NODE else name,  # with the host's network comes its name
             log_directory=str(logs),
         )
-        config.linux.security_context.namespace_options.network = network
+        options = config.linux.security_context.namespace_options
+        options.network = network
+        if first_id is not None:
+            ids = M["IDMapping"](host_id=first_id, container_id=0, length=65536)
+            options.userns_options.CopyFrom(M["UserNamespace"](mode=POD, uids=[ids], gids=[ids]))
         sandbox_id = self.call("RuntimeService", "RunPodSandbox", config=config).pod_sandbox_id
         return Pod(self, sandbox_id, config)
 

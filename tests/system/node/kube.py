@@ -94,11 +94,11 @@ class KubeNode:
 
 @contextmanager
 def kube_node(
-    directory: Path, installation: Installation, closure: Closure, *, config: str = ""
+    directory: Path, installation: Installation, closure: Closure, *, config: str = "", runc: str = "runc"
 ) -> Iterator[KubeNode]:
     """A node with CRI whose pause image is a Nix image of `closure`, and kubelet's image endpoint at nixsnap.
 
-    `config` is nixsnap's, and precedes the table of the image service.
+    `config` is nixsnap's, and precedes the table of the image service; `runc` is the program that runs containers.
     """
     for name in ("n", "c"):
         (directory / name).mkdir()
@@ -106,8 +106,9 @@ def kube_node(
     nixsnap = NixsnapDaemon.start(
         directory / "n", config=f'{config}[image_service]\ncontainerd_address = "{address}"\n'
     )
+    cri_settings = CriSettings(sandbox_image=PAUSE, runc=runc)
     containerd = Containerd.start(
-        installation, directory / "c", snapshotter=nixsnap.address, cri=CriSettings(sandbox_image=PAUSE)
+        installation, directory / "c", snapshotter=nixsnap.address, cri=cri_settings
     )
     pause = build_image(
         closure,
