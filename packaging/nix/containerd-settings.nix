@@ -14,7 +14,7 @@ in
 {
   proxy_plugins.nix = {
     type = "snapshot";
-    # Under rootless containerd too, whose /run is its own.
+    # Under rootless containerd too, whose /run is its own, with a link to XDG_RUNTIME_DIR.
     address = "/run/nix-snapshotter/nix-snapshotter.sock";
   };
 

@@ -14,12 +14,13 @@ let
   containerd = config.virtualisation.containerd.rootless;
   toml = pkgs.formats.toml { };
 
-  # Views must be mounted where containerd sees them: in the namespaces that rootlesskit made for it. nsenter executes
-  # the service in its own place, so systemd knows it by its pid.
+  # What `packaging/rootless/nixsnap-rootless run` does, with the store's programs. Views must be mounted where containerd
+  # sees them: in the namespaces that rootlesskit made for it. nsenter executes the service in its own place, so systemd
+  # knows it by its pid.
   start = pkgs.writeShellScript "nix-snapshotter-rootless" ''
     set -eu
     state=$XDG_RUNTIME_DIR/containerd-rootless
-    if ! child=$(cat "$state/child_pid"); then
+    if ! child=$(${pkgs.coreutils}/bin/cat "$state/child_pid"); then
       echo "rootless containerd is not running: $state/child_pid is not there" >&2
       exit 1
     fi
@@ -28,9 +29,10 @@ let
     net=--net
     [ ! -e "$state/netns" ] || net=
 
-    # /run in there is rootlesskit's copy: what the host has is a symbolic link, which a socket of ours cannot be below.
+    # /run in there is rootlesskit's copy. A link in it makes the socket, which is in XDG_RUNTIME_DIR, known to containerd by
+    # the name it has for root; it takes the place of the one that leads to the host's.
     exec ${pkgs.util-linux}/bin/nsenter --preserve-credentials --user --mount $net --target "$child" -- \
-      ${pkgs.runtimeShell} -c 'if [ -L /run/nix-snapshotter ]; then rm /run/nix-snapshotter; fi; exec "$0" "$@"' \
+      ${pkgs.runtimeShell} -c '${pkgs.coreutils}/bin/ln -sfnT "$XDG_RUNTIME_DIR/nix-snapshotter" /run/nix-snapshotter && exec "$0" "$@"' \
       ${cfg.package}/bin/nixsnap serve --config ${cfg.configFile}
   '';
 in
@@ -75,6 +77,7 @@ in
           ExecStart = "${start}";
           # Calls in flight may finish; what still runs then, Nix for one, is killed.
           KillMode = "mixed";
+          TimeoutStopSec = 90;
           # Also until containerd-rootless has made its namespaces: its unit does not say when.
           Restart = "on-failure";
           RestartSec = 2;

@@ -15,6 +15,7 @@ from lab import (
     build_plain_image,
     load_image,
 )
+from lab.place import HOST, Place
 
 from bench.layered import build_layered_image
 from bench.sampling import seconds
@@ -42,21 +43,24 @@ class Bed:
 
     @classmethod
     @contextmanager
-    def started(cls, directory: Path, settings: Settings, *, containerd_config: str = "") -> Iterator[Bed]:
+    def started(
+        cls, directory: Path, settings: Settings, *, containerd_config: str = "", place: Place = HOST
+    ) -> Iterator[Bed]:
         """A node that keeps all of its own in `directory` and is gone when the block ends.
 
         nixsnap logs as it does by default: at `info`. `containerd_config` is TOML, appended to containerd's
-        configuration.
+        configuration, and `place` is where it runs.
         """
         (directory / "n").mkdir()
         (directory / "c").mkdir()
-        nixsnap = NixsnapDaemon.start(directory / "n", log_level="info")
+        nixsnap = NixsnapDaemon.start(directory / "n", log_level="info", place=place)
         try:
             containerd = Containerd.start(
                 settings.installation,
                 directory / "c",
                 snapshotter=nixsnap.address,
                 extra_config=containerd_config,
+                place=place,
             )
             try:
                 yield cls(directory=directory, nixsnap=nixsnap, containerd=containerd)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import Workspace, containerd_series, newest_containerd
 
-from bench import cycles, daemon, density, environment, load, reading, start, table
+from bench import cycles, daemon, density, environment, load, reading, rootless, start, table
 from bench.closures import Closures
 from bench.results import Results, Series
 from bench.settings import Settings
@@ -20,6 +20,7 @@ Benchmark = Callable[[Workspace, Settings, Closures], Iterator[Series]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "start": start.measure,
+    "rootless": rootless.measure,
     "density": density.measure,
     "cycles": cycles.measure,
     "load": load.measure,

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from bench import cycles, density, load, reading, start
+from bench import cycles, density, load, reading, rootless, start
 from bench.results import Series
 
 
@@ -110,6 +110,28 @@ START = Section(
             ours="start/plain-again",
             reference="start/plain",
             against=PLAIN,
+        ),
+    ),
+)
+
+ROOTLESS = Section(
+    title="Start to exit in a plain user's namespaces (rootlesskit)",
+    rows=(
+        *(
+            Row(
+                what=f"Nix image, {_paths(size)}",
+                ours=f"rootless/nix-{size}",
+                reference="rootless/plain",
+                against="plain image, rootless overlayfs",
+                target=_ratio(1.15),
+            )
+            for size in rootless.SIZES
+        ),
+        Row(
+            what="plain image on rootless overlayfs once more (noise)",
+            ours="rootless/plain-again",
+            reference="rootless/plain",
+            against="plain image, rootless overlayfs",
         ),
     ),
 )
@@ -222,4 +244,4 @@ DAEMON = Section(
     ),
 )
 
-SECTIONS = (START, DENSITY, CYCLES, LOAD, READING, DAEMON)
+SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, LOAD, READING, DAEMON)

@@ -233,8 +233,8 @@ class TestStartRootless:
         command = "config.systemd.user.services.nix-snapshotter.Service.ExecStart"
         script = home_manager.build(ROOTLESS, f'pkgs.runCommand "start" {{ }} "cp ${{{command}}} $out"')
 
-        def start() -> subprocess.CompletedProcess[str]:
-            return run(script, environment={"XDG_RUNTIME_DIR": str(tmp_path)}, check=False)
+        def start(**environment: str) -> subprocess.CompletedProcess[str]:
+            return run(script, environment={"XDG_RUNTIME_DIR": str(tmp_path), **environment}, check=False)
 
         return start
 
@@ -257,3 +257,10 @@ class TestStartRootless:
         assert ("--net" in words) is not detached
         assert words[words.index("--target") + 1] == "4711"
         assert re.search(r"/bin/nixsnap serve --config /nix/store/\S+$", " ".join(words))
+
+    def test_needs_no_path(self, start, tmp_path):
+        """All programs it calls are named in full: the unit's PATH holds what the service needs, and no more."""
+        state = tmp_path / "containerd-rootless"
+        state.mkdir()
+        (state / "child_pid").write_text("4711")
+        assert start(PATH="/nonexistent").stdout.startswith("nsenter ")
