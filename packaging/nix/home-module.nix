@@ -25,9 +25,13 @@ let
       exit 1
     fi
 
-    # rootlesskit --detach-netns leaves its child in the host's network namespace, which it may not enter again.
+    # rootlesskit --detach-netns, and --net=host, leave the child in the host's network namespace, which it may not enter
+    # again.
     net=--net
-    [ ! -e "$state/netns" ] || net=
+    [ ! "/proc/$child/ns/net" -ef /proc/self/ns/net ] || net=
+
+    # Whoever fetches goes by the network namespace that was detached.
+    export ROOTLESSKIT_STATE_DIR=$state
 
     # /run in there is rootlesskit's copy. A link in it makes the socket, which is in XDG_RUNTIME_DIR, known to containerd by
     # the name it has for root; it takes the place of the one that leads to the host's.
