@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -96,6 +96,11 @@ class Rootless(Session):
     def child_pid(self) -> int:
         """The process whose namespaces to join."""
         return int((self.state_directory / "child_pid").read_text())
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The user's own; and rootlesskit's state directory, which what it starts knows too."""
+        return {**super().environment, "ROOTLESSKIT_STATE_DIR": str(self.state_directory)}
 
     def argv(self, *argv: str | Path) -> Sequence[str | Path]:
         """The command that runs a command in the namespaces, as their root; it starts as the user, as a person would.

@@ -102,7 +102,14 @@ class Session:
     @property
     def environment(self) -> Mapping[str, str]:
         """The user's own, with Nix going to the private daemon."""
-        return {**_environment(self.directory), "NIX_REMOTE": f"unix://{self.nix_daemon}"}
+        return {
+            "HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.runtime_directory),
+            "USER": USER,
+            "LOGNAME": USER,
+            "TMPDIR": str(self.home),
+            "NIX_REMOTE": f"unix://{self.nix_daemon}",
+        }
 
     def subdirectory(self, name: str) -> Path:
         """Make a directory of the user's for one program."""
@@ -128,16 +135,6 @@ def as_user() -> list[str]:
         # setpriv itself keeps root's capabilities up to the exec, which then finds what the user would not; so env.
         "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "env",
     ]  # fmt: skip
-
-
-def _environment(directory: Path) -> dict[str, str]:
-    return {
-        "HOME": str(directory / "home"),
-        "XDG_RUNTIME_DIR": str(directory / "run"),
-        "USER": USER,
-        "LOGNAME": USER,
-        "TMPDIR": str(directory / "home"),
-    }
 
 
 @contextmanager

@@ -1,14 +1,21 @@
-"""The main job on real containerd, runc and Nix: an image is built, loaded and run."""
+"""The main job on real containerd, runc and Nix, as root and as a plain user: an image is built, loaded and run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from lab import Closure, build_image, load_image, mount_count, mounts_below, nix_closure
+from lab import Closure, build_image, load_image, nix_closure
+from lab.place import HOST, Place
 from lab.processes import wait_until
 
 REFERENCE = "lab.invalid/app:1"
+
+
+@pytest.fixture(params=["host", "rootless"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Root's node on the host, and a plain user's in rootlesskit's namespaces."""
+    return HOST if request.param == "host" else request.getfixturevalue("rootless")
 
 
 @pytest.fixture
@@ -41,14 +48,14 @@ def test_container_sees_exactly_its_closure(loaded, closure):
 
 def test_one_mount_on_the_host(loaded, closure):
     """A running container has its rootfs view and containerd's bind mount of it, whatever the closure."""
-    before = mount_count()
+    before = loaded.place.mount_count()
     container = loaded.containerd.start_container(REFERENCE, f"{closure.top}/bin/sleep", "1000")
     assert len(loaded.nixsnap.view_mounts()) == 1
     # The view, the bundle's rootfs, and what runc itself brings (a shim's own mounts do not depend on us).
-    assert mount_count() - before <= 3
+    assert loaded.place.mount_count() - before <= 3
     loaded.containerd.remove_container(container)
     wait_for_no_views(loaded)
-    assert mount_count() == before
+    assert loaded.place.mount_count() == before
 
 
 def test_containerd_is_given_exactly_one_mount(loaded, closure):
@@ -102,7 +109,7 @@ def test_daemon_restart_leaves_containers_alone(loaded, closure):
     loaded.nixsnap.stop()
     assert loaded.containerd.exec(container, f"{closure.top}/bin/cat", f"{closure.top}/dependencies").stdout
     assert len(loaded.nixsnap.view_mounts()) == 1
-    restarted = type(loaded.nixsnap).start(loaded.nixsnap.directory)
+    restarted = type(loaded.nixsnap).start(loaded.nixsnap.directory, place=loaded.place)
     try:
         assert len(restarted.view_mounts()) == 1
         assert loaded.containerd.exec(
@@ -126,8 +133,10 @@ def test_daemon_restart_leaves_containers_alone(loaded, closure):
 def test_image_removal_leaves_nothing(loaded):
     """With the image go its snapshots, stub layers and roots."""
     loaded.containerd.ctr("image", "rm", "--sync", REFERENCE)
-    for place in ("snapshots", "work", "views", "gcroots", "stubs/overlay"):
-        assert list((loaded.nixsnap.root / place).iterdir()) == [], place
+    root = loaded.nixsnap.root
+    places = [root / name for name in ("snapshots", "work", "views", "gcroots")]
+    for place in [*places, *filter(Path.is_dir, (root / "stubs").iterdir())]:
+        assert list(place.iterdir()) == [], place
 
 
 def test_legacy_annotations(node, closure):
@@ -206,4 +215,4 @@ def test_no_mounts_below_the_root_at_the_end(loaded, closure):
     """A run that is over leaves no mount of any kind below the snapshotter's root."""
     loaded.containerd.run(REFERENCE, f"{closure.top}/bin/true")
     wait_for_no_views(loaded)
-    assert mounts_below(loaded.nixsnap.root) == []
+    assert loaded.place.mounts_below(loaded.nixsnap.root) == []
