@@ -94,7 +94,7 @@ class PrivateStore:
         return int(found[1])
 
     def _run(self, *arguments: str, before: Sequence[str] = ()) -> str:
-        command = (*before, "nix-store", "--store", self.root, *arguments)
+        command: tuple[str | Path, ...] = (*before, "nix-store", "--store", self.root, *arguments)
         return run(*command, environment=self.environment).stdout
 
     def live(self) -> set[str]:
