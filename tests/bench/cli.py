@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import Workspace, containerd_series, newest_containerd
 
-from bench import cycles, daemon, density, environment, load, reading, rootless, start, table
+from bench import build, cycles, daemon, density, environment, load, reading, rootless, start, table
 from bench.closures import Closures
 from bench.results import Results, Series
 from bench.settings import Settings
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rootless": rootless.measure,
     "density": density.measure,
     "cycles": cycles.measure,
+    "build": build.measure,
     "load": load.measure,
     "reading": reading.measure,
     "daemon": daemon.measure,

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from bench import cycles, density, load, reading, rootless, start
+from bench import build, cycles, density, load, reading, rootless, start
 from bench.results import Series
 
 
@@ -206,6 +206,26 @@ CYCLES = Section(
     ),
 )
 
+BUILD = Section(
+    title=f"Building an image of {_paths(build.PATHS)}: `nix2container build`",
+    rows=(
+        Row(
+            what="from exec to exit",
+            ours="build/nixsnap",
+            reference="build/original",
+            against="the Go original's",
+            target=_median(1.0),
+        ),
+        Row(
+            what="memory, at most",
+            ours="build/memory-nixsnap",
+            reference="build/memory-original",
+            against="the Go original's",
+            target=_median(100 * 2**20),
+        ),
+    ),
+)
+
 LOAD = Section(
     title="Loading an image whose store paths are all present: `nix2container load`",
     rows=tuple(
@@ -244,4 +264,4 @@ DAEMON = Section(
     ),
 )
 
-SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, LOAD, READING, DAEMON)
+SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, BUILD, LOAD, READING, DAEMON)

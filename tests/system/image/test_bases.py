@@ -109,7 +109,7 @@ def docker_tools(config: dict[str, Any], layer: bytes, packed: str) -> Files:
 def test_base_in_every_wrapping(
     builder: Builder, plain_containerd: Containerd, closure: Closure, directory: Path, kind
 ) -> None:
-    """Layer and archive each plain, gzip and zstd: layers are taken over as they are, and the base's files are there."""
+    """Layer and archive each plain, gzip and zstd: layers stay as they are, and the base's files are there."""
     config, layer = parts_of(build_plain_image(directory / "base.tar", reference="base:1"))
     for packed, pack_layer in PACKERS.items():
         written = write_tar(kind(config, layer, packed))
