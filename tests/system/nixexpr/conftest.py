@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from expressions import Expressions
 from lab.requirements import need_nix
+
+# A registry, and a Kubernetes node, of the neighbours' tests.
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("push", "node")]
 
 
 @pytest.fixture(scope="session")

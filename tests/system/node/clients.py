@@ -44,14 +44,17 @@ def nerdctl(node: Node) -> Program:
 
 
 @contextmanager
-def docker(node: Node) -> Iterator[Program]:
-    """Docker's command line, with an engine that keeps its images in the node's containerd, and has no networks."""
+def docker(node: Node, *, driver: str = "nix") -> Iterator[Program]:
+    """Docker's command line, with an engine of its own that has no networks.
+
+    With a containerd snapshotter as its driver it keeps its images in the node's containerd; `vfs` is Docker's own.
+    """
     engine = need_unpacked("docker/usr/sbin/dockerd")
     own = node.directory / "docker"
     own.mkdir()
     settings = {
-        "features": {"containerd-snapshotter": True},
-        "storage-driver": "nix",
+        "features": {"containerd-snapshotter": driver != "vfs"},
+        "storage-driver": driver,
         "containerd": str(node.containerd.address),
         "containerd-namespace": "docker",
         "data-root": str(own / "root"),

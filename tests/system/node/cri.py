@@ -67,6 +67,7 @@ _MESSAGES = {
         "metadata 1 ContainerMetadata",
         "image 2 ImageSpec",
         "*command 3 string",
+        "*args 4 string",
         "log_path 11 string",
         "linux 15 LinuxContainerConfig",
     ],
@@ -176,12 +177,21 @@ class Pod:
         self.id = sandbox_id
         self._config = config
 
-    def start(self, name: str, image: str, command: Sequence[str] = (), *, user: str = "") -> str:
+    def start(
+        self,
+        name: str,
+        image: str,
+        command: Sequence[str] = (),
+        *,
+        arguments: Sequence[str] = (),
+        user: str = "",
+    ) -> str:
         """Create and start a container; returns its id."""
         config = M["ContainerConfig"](
             metadata=M["ContainerMetadata"](name=name),
             image=M["ImageSpec"](image=image),
             command=command,
+            args=arguments,
             log_path=f"{name}.log",
         )
         config.linux.security_context.namespace_options.CopyFrom(

@@ -109,6 +109,15 @@ def test_their_image_runs_by_either(both):
                                               snapshotter=snapshotter).stdout  # fmt: skip
 
 
+def test_their_image_without_annotations(both, nixsnap):
+    """`ctr image import` passes none on; their layers are recognised too."""
+    theirs = both.original_build()
+    local = ["--local"] if both.containerd.installation.series == "2" else []
+    both.containerd.ctr("image", "import", *local, "--snapshotter", OURS, theirs)
+    assert both.runs(OURS)
+    assert "inferred" in nixsnap.log_text()
+
+
 def test_their_tools_read_our_archive(both):
     """It is loaded by theirs and runs, is pushed by theirs as it is, and is a base for theirs."""
     ours = build_image(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from clients import TRANSFER_SERVICE, Program, docker, nerdctl
-from lab import Containerd, build_image, installed_program, load_image, run
+from lab import Containerd, build_image, build_plain_image, installed_program, load_image, run
 from registries import Registry, start_docker_registry
 
 REFERENCE = "lab.invalid/app:1"
@@ -74,6 +75,22 @@ def test_docker_loads(node, closure, archive):
     assert "inferred" in node.nixsnap.log_text()
     assert list((node.nixsnap.root / "snapshots").iterdir()) == []
     assert list((node.nixsnap.root / "gcroots").iterdir()) == []
+
+
+@pytest.mark.parametrize("installation", ["2"], indirect=True)
+def test_docker_loads_into_a_store_of_its_own(node, closure):
+    """The archive is Docker's too: an engine without containerd's image store reads name, config and layers."""
+    base = build_plain_image(node.directory / "base.tar", reference="lab.invalid/base:1")
+    upon = build_image(
+        closure, node.directory / "upon.tar", reference=REFERENCE, options=["--from-image", base]
+    )
+    with docker(node, driver="vfs") as client:
+        assert REFERENCE in client("load", "--input", upon).stdout
+        (image,) = json.loads(client("image", "inspect", REFERENCE).stdout)
+        assert image["Config"]["Env"] == [f"PATH={closure.top}/bin"]
+        assert len(image["RootFS"]["Layers"]) == 2
+        shown = client("run", "--rm", "--net", "none", REFERENCE, "/bin/ls", "/nix/store").stdout
+        assert shown.split() == sorted(path.removeprefix("/nix/store/") for path in closure.paths)
 
 
 def test_ctr_pulls(node, closure, archive, registry):
