@@ -77,6 +77,15 @@ def test_docker_loads(node, closure, archive):
     assert list((node.nixsnap.root / "gcroots").iterdir()) == []
 
 
+def test_docker_pulls(node, closure, archive, registry):
+    """`docker pull` passes annotations on."""
+    reference = pushed(registry, archive)
+    with docker(node) as client:
+        client("pull", reference)
+        assert looks_right(client, reference, closure)
+    assert "inferred" not in node.nixsnap.log_text()
+
+
 @pytest.mark.parametrize("installation", ["2"], indirect=True)
 def test_docker_loads_into_a_store_of_its_own(node, closure):
     """The archive is Docker's too: an engine without containerd's image store reads name, config and layers."""
