@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-from cri import Cri
+import grpc
+from cri import POD, Cri, Pod
 from lab import (
     Closure,
     Containerd,
@@ -22,6 +24,7 @@ from lab import (
 )
 from lab.daemon import installed_program
 from lab.nix import nix_environment
+from lab.processes import wait_until
 
 PAUSE = "lab.invalid/pause:1"
 
@@ -79,12 +82,23 @@ class KubeNode:
     cri: Cri
     directory: Path
 
-    def write_network(self) -> None:
-        """Give pods a network of their own: a veth pair each, by the ptp plug-in of CNI."""
+    def run_pod_in_a_network(self, name: str) -> Pod:
+        """Run a pod in a network namespace of its own, with a veth pair made by the ptp plug-in of CNI."""
         ipam = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": str(self.directory / "ipam")}
         network = {"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "ptp", "ipam": ipam}]}
         (self.directory / "c/cni").mkdir(exist_ok=True)
         (self.directory / "c/cni/10-lab.conflist").write_text(json.dumps(network))
+        pods: list[Pod] = []
+
+        def runs() -> bool:
+            with contextlib.suppress(
+                grpc.RpcError
+            ):  # containerd notices a new CNI configuration a moment later
+                pods.append(self.cri.run_pod(name, self.directory / "logs", network=POD))
+            return bool(pods)
+
+        wait_until(runs, what="set up the pod's network")
+        return pods[0]
 
     def roots(self) -> list[str]:
         """Names of the image archives that are rooted."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
-from cri import POD, Pod
 from kube import store_archive
 from lab import NixsnapDaemon, add_plain_layer, build_image, build_plain_image, nix_closure, run
 from lab.daemon import installed_program
@@ -26,7 +24,10 @@ echo app:x:1234:1234::/:/bin/sh > $out/etc/passwd
 
 
 def test_pod_of_a_store_path(kube):
-    """PullImage, RunPodSandbox, CreateContainer at once, ExecSync, logs, user by name; nothing left at the end."""
+    """All of a pod's life: network by CNI, image by its store path, at once a container of it, with a user by name.
+
+    The pause image is a Nix image too; no registry is there; nothing is left at the end.
+    """
     app = nix_closure(3, name="pod-app", script=ACCOUNTS)
     script = f"echo started; exec {app.top}/bin/sleep 1000"
     archive = store_archive(
@@ -36,40 +37,31 @@ def test_pod_of_a_store_path(kube):
         roots=(app.top,),
     )
     reference = f"nix:0{archive}"
-    logs = kube.directory / "logs"
+    pod = kube.run_pod_in_a_network("pod")
     image_id = kube.cri.pull(reference)
     assert image_id.startswith("sha256:")
     assert kube.cri.image_id(reference) == image_id
-    pod = kube.cri.run_pod("pod", logs)
     container = pod.start("app", reference, user="app")
     assert pod.exec(container, "id", "-u") == "1234\n"
+    assert "192.0.2." in pod.exec(container, "ip", "-4", "addr", "show", "eth0")
     listed = pod.exec(container, "ls", "/nix/store").split()
     assert listed == sorted(path.removeprefix("/nix/store/") for path in app.paths)
-    wait_until(lambda: "started" in (logs / "app.log").read_text(), what="write its log")
+    log = kube.directory / "logs/app.log"
+    wait_until(lambda: "started" in log.read_text(), what="write its log")
     pod.remove()
     kube.cri.remove_image(reference)
     assert kube.cri.image_id(reference) == ""
     assert kube.roots() == []
 
 
-def test_pod_with_a_network_of_its_own(kube, closure):
-    """A pod of two containers in a network namespace made by CNI; one reads what the other serves."""
-    kube.write_network()
+def test_containers_of_one_pod(kube, closure):
+    """Two containers in the pod's network; one reads what the other serves."""
     reference = f"nix:0{store_archive(closure, 'network')}"
     kube.cri.pull(reference)
     sh = f"{closure.top}/bin"
-
-    def runs() -> bool:
-        with contextlib.suppress(grpc.RpcError):  # containerd notices a new CNI configuration a moment later
-            pods.append(kube.cri.run_pod("net", kube.directory / "logs", network=POD))
-        return bool(pods)
-
-    pods: list[Pod] = []
-    wait_until(runs, what="set up the pod's network")
-    (pod,) = pods
+    pod = kube.run_pod_in_a_network("net")
     server = pod.start("server", reference, [f"{sh}/sh", "-c", f"echo served | {sh}/nc -l -p 8080"])
     client = pod.start("client", reference, [f"{sh}/sleep", "1000"])
-    assert "192.0.2." in pod.exec(client, f"{sh}/ip", "-4", "addr", "show", "eth0")
     assert (
         pod.exec(client, f"{sh}/sh", "-c", f"{sh}/sleep 1; {sh}/nc 127.0.0.1 8080 < /dev/null") == "served\n"
     )
