@@ -47,7 +47,7 @@ errint_t nsnap_overlay_create(const struct nsnap_overlay *overlay, struct nsnap_
 errint_t nsnap_overlay_mount_page(const struct nsnap_overlay *overlay, int target_dir_fd, const char *target,
 				  struct nsnap_failure *failure);
 
-/* ---- bind.c, attach.c: detached trees, their attributes, and where they go ---- */
+/* ---- bind.c, attach.c, lock.c: detached trees, their attributes, and where they go ---- */
 
 enum nsnap_attribute {
 	NSNAP_READONLY = 1,
@@ -85,6 +85,12 @@ errint_t nsnap_attach(int tree_fd, int target_dir_fd, const char *target, struct
 
 /* Forgets the names that the file system mounted at path has looked up, but for those in use. ENOSYS before Linux 5.2. */
 errint_t nsnap_forget_names(const char *path, struct nsnap_failure *failure);
+
+/*
+ * A detached clone of a detached directory whose attributes (read-only, nosuid, nodev, noexec, access times) are locked:
+ * no user namespace that it is moved into can clear them. The tree itself is used up.
+ */
+errint_t nsnap_lock_tree(int tree_fd, struct nsnap_failure *failure);
 
 /* Takes the topmost mount off path, which is not followed. detach: at once, and for good when its last user goes. */
 errint_t nsnap_unmount(const char *path, bool detach, struct nsnap_failure *failure);

@@ -3,19 +3,12 @@
 #include <limits.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 
+#include "child.h"
 #include "syscalls.h"
 #include "util.h"
 
-#ifndef CLONE_NEWUSER
-#define CLONE_NEWUSER 0x10000000
-#endif
-
-/*
- * All that the child ever does. It is a copy of one thread of a process with many, whose locks may be held by threads
- * that are not there, so it makes async-signal-safe calls only, and every signal is blocked so that no handler runs.
- */
+/* All that the child ever does. */
 static _Noreturn void hold_namespace(pid_t parent)
 {
 	/* Should the parent die before it kills us: first the signal, then the look whether it is too late for it. */
@@ -23,37 +16,6 @@ static _Noreturn void hold_namespace(pid_t parent)
 		for (;;)
 			(void)pause();
 	_exit(0);
-}
-
-/*
- * Starts the child. No libc fork(): its handlers take locks. Without an exit signal the child is invisible to wait()
- * calls elsewhere in the process and sends no SIGCHLD. Sharing the descriptor table keeps it from holding open what
- * the parent closes meanwhile.
- */
-static errint_t start_child(void)
-{
-	static const struct syscall_clone_args args = {.flags = CLONE_NEWUSER | CLONE_FILES};
-	pid_t parent = getpid();
-	sigset_t all;
-	sigset_t before;
-	errint_t pid;
-
-	(void)sigfillset(&all);
-	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
-	pid = syscall_clone3(&args);
-	if (pid == 0)
-		hold_namespace(parent);
-	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return pid;
-}
-
-static void stop_child(const int *pid)
-{
-	if (*pid <= 0)
-		return;
-	(void)kill(*pid, SIGKILL);
-	while (waitpid(*pid, NULL, __WALL) < 0 && errno == EINTR)
-		;
 }
 
 /* Opens /proc/PID/NAME. */
@@ -83,9 +45,12 @@ static errint_t write_map(pid_t pid, const char *name, const char *map)
 
 errint_t nsnap_userns_create(const char *uid_map, const char *gid_map, struct nsnap_failure *failure)
 {
-	__attribute__((cleanup(stop_child))) int pid = start_child();
+	pid_t parent = getpid();
+	cleanup_child int pid = start_child(CLONE_NEWUSER);
 	errint_t result;
 
+	if (pid == 0)
+		hold_namespace(parent);
 	if (pid < 0)
 		return fail(failure, pid, "clone3 user namespace");
 	result = write_map(pid, "uid_map", uid_map);

@@ -330,6 +330,19 @@ def set_attributes(
     check(lib.nsnap_set_attributes(tree.fileno(), attributes, recursive, failure), failure)
 
 
+def lock_tree(tree: OwnedFd) -> OwnedFd:
+    """Return a detached clone of a detached directory, with the attributes that it has locked for good.
+
+    Whoever gets a mount into a mount namespace of his own could clear its read-only and nosuid; of this one he cannot,
+    nor of its clones. The tree that is given is used up: it can be closed, and no more.
+
+    Raises:
+        StepError: EPERM: no right to mount; EINVAL: the tree is not a detached mount.
+    """
+    failure = _failure()
+    return OwnedFd(check(lib.nsnap_lock_tree(tree.fileno(), failure), failure))
+
+
 def attach(tree: OwnedFd, target: Path | OwnedFd) -> None:
     """Mount a detached mount on a target, which is not followed if it is a symlink.
 

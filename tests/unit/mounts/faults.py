@@ -32,6 +32,7 @@ _COLUMN = {"x86_64": 0, "aarch64": 1}
 # asm/unistd_64.h and asm-generic/unistd.h. glibc's fstat() is newfstatat on x86-64 from 2.33 to 2.38.
 _NUMBERS = {
     "clone3": (435, 435),
+    "fchdir": (81, 50),
     "fchmod": (91, 52),
     "fchown": (93, 55),
     "fchownat": (260, 54),
@@ -49,6 +50,7 @@ _NUMBERS = {
     "linkat": (265, 37),
     "lseek": (8, 62),
     "mkdirat": (258, 34),
+    "mmap": (9, 222),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
@@ -62,6 +64,7 @@ _NUMBERS = {
     "symlinkat": (266, 36),
     "umount2": (166, 39),
     "unlinkat": (263, 35),
+    "unshare": (272, 97),
     "utimensat": (280, 88),
     "write": (1, 64),
 }
