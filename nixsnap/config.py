@@ -18,6 +18,7 @@ import attrs
 
 from nixsnap.errors import InvalidArgumentError
 from nixsnap.places import default_places
+from nixsnap.storedoor.protocol import DEFAULT_ADDRESS as DEFAULT_DOOR
 
 _NIX_OPTION: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 
@@ -158,6 +159,8 @@ class Config:
         readonly_store: Put a read-only mount over `/nix/store` in every rootfs view.
         store_dir: Where containers see the store, and what store paths begin with.
         store_root: A prefix under which the store lies on this host, for stores elsewhere.
+        store_door: The socket of the helper that shows root's store to users (docs/security.md); empty: do not ask.
+            Only a daemon in a user namespace asks.
         infer_nix_layers: Recognise a nix layer that arrives without annotations by its content.
         image_service: The `[image_service]` table.
         nix: The `[nix]` table.
@@ -170,6 +173,7 @@ class Config:
     readonly_store: bool = attrs.field(default=False, converter=_to_bool)
     store_dir: Path = attrs.field(default=Path("/nix/store"), converter=_to_layer_root)
     store_root: Path | None = attrs.field(default=None, converter=_to_optional_path)
+    store_door: Path | None = attrs.field(default=DEFAULT_DOOR, converter=_to_optional_path)
     infer_nix_layers: bool = attrs.field(default=True, converter=_to_bool)
     image_service: ImageServiceConfig = attrs.field(factory=ImageServiceConfig)
     nix: NixConfig = attrs.field(factory=NixConfig)

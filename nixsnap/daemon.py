@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,12 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
+import attrs
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
-from nixsnap.config import Config
-from nixsnap.errors import FailedPreconditionError, InvalidArgumentError
+from nixsnap.config import Config, StoreView
+from nixsnap.errors import FailedPreconditionError
 from nixsnap.metadata.store import Store
 from nixsnap.mounts import features
 from nixsnap.nix import process
@@ -37,6 +37,8 @@ from nixsnap.snapshots.snapshotter import Settings, Snapshotter
 from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.upkeep import Upkeep
+from nixsnap.sockets import socket_place
+from nixsnap.storedoor.client import shown_store
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,6 @@ _GRACE_SECONDS: Final = 45.0
 # Looking at 100 layers of 1000 store paths takes some 50 ms. What is off may be so for want of a network at boot.
 _UPKEEP_SECONDS: Final = 900.0
 _UPKEEP_RETRY_SECONDS: Final = 5.0
-_SOCKET_PATH_BYTES: Final = 107  # sun_path less its NUL, unix(7)
 
 
 def serve(config: Config) -> None:
@@ -71,7 +72,8 @@ def serve(config: Config) -> None:
         store = stack.enter_context(contextlib.closing(Store.open(layout.metadata)))
         # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
         background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))
-        snapshotter, sweeper, upkeep = _assemble(config, layout, store, background)
+        views = stack.enter_context(_views(config, layout))
+        snapshotter, sweeper, upkeep = _assemble(config, layout, store, views, background)
         _forget_stubs_of_last_boot(layout, sweeper)
         sweeper.sweep(at_start=True)
         server = make_server(
@@ -129,26 +131,53 @@ def _image_service(config: Config, layout: Layout, server: grpc.Server) -> Itera
             yield
 
 
-def _assemble(
-    config: Config, layout: Layout, store: Store, background: Executor
-) -> tuple[Snapshotter, Sweeper, Upkeep]:
+@attrs.frozen(kw_only=True)
+class _Views:
+    """What rootfs views are made of here.
+
+    Attributes:
+        kind: How they show store paths.
+        userxattr: Whether overlays keep their marks in `user.*` attributes.
+        store: Where they take the store from; Nix knows it as the configuration says.
+    """
+
+    kind: StoreView
+    userxattr: bool
+    store: Path
+
+
+@contextmanager
+def _views(config: Config, layout: Layout) -> Iterator[_Views]:
     _require_mounts(config.root)
     userxattr = bool(features.needs_userxattr(config.root))
     place = kinds.Place(root=config.root, store=config.host_store, userxattr=userxattr)
     kind = kinds.choose(place, config.store_view)
+    with shown_store(
+        config.host_store,
+        door=config.store_door,
+        target=layout.shown_store,
+        # A data-only view shows the owner of its stubs, which is us, whosever the store is.
+        shows_owners=kind is not StoreView.DATA_ONLY,
+    ) as store:
+        yield _Views(kind=kind, userxattr=userxattr, store=store)
+
+
+def _assemble(
+    config: Config, layout: Layout, store: Store, views: _Views, background: Executor
+) -> tuple[Snapshotter, Sweeper, Upkeep]:
     stubs = StubMaker(
         layout=layout,
-        kind=kind,
-        store=config.host_store,
+        kind=views.kind,
+        store=views.store,
         store_dir=config.store_dir,
-        userxattr=userxattr,
+        userxattr=views.userxattr,
         keep_ids=features.has_all_ids(),
         executor=background,
     )
     mounter = ViewMounter(
         layout=layout,
         stubs=stubs,
-        store=config.host_store,
+        store=views.store,
         store_dir=config.store_dir,
         readonly_store=config.readonly_store,
     )
@@ -165,8 +194,8 @@ def _assemble(
         sweeper=sweeper,
         upkeep=upkeep,
         settings=Settings(
-            kind=kind,
-            overlay_options=_overlay_options(userxattr=userxattr),
+            kind=views.kind,
+            overlay_options=_overlay_options(userxattr=views.userxattr),
             plain_options=_plain_options(),
             infer_nix_layers=config.infer_nix_layers,
             idmapped_layers=_idmapped_layers(config.root),
@@ -245,7 +274,7 @@ def _serving(server: grpc.Server, address: Path) -> Iterator[None]:
     """Serve on a Unix socket that only our own user can reach; at the end calls in flight finish first."""
     servicer = health.HealthServicer(experimental_non_blocking=False)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    with _socket_place(address):
+    with socket_place(address):
         with _umask(0o177):  # nobody else may connect, not even in the moment between bind and a chmod
             server.add_insecure_port(f"unix://{address}")
         server.start()
@@ -273,38 +302,3 @@ def _umask(mask: int) -> Iterator[None]:
         yield
     finally:
         os.umask(previous)
-
-
-@contextmanager
-def _socket_place(address: Path) -> Iterator[None]:
-    """Make room for a socket at `address` and take it away afterwards.
-
-    Raises:
-        InvalidArgumentError: The path is too long for a socket.
-        FailedPreconditionError: Something other than a dead socket is there.
-    """
-    if len(os.fsencode(address)) > _SOCKET_PATH_BYTES:
-        raise InvalidArgumentError(f"address {str(address)!r} is longer than {_SOCKET_PATH_BYTES} bytes")
-    address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_stale_socket(address)
-    try:
-        yield
-    finally:
-        address.unlink(missing_ok=True)
-
-
-def _remove_stale_socket(address: Path) -> None:
-    if not address.is_socket():
-        if os.path.lexists(address):
-            raise FailedPreconditionError(f"address {str(address)!r} is there and is no socket")
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(address))
-        except ConnectionRefusedError:  # nobody listens: its server was killed
-            address.unlink()
-        else:
-            raise FailedPreconditionError(
-                f"address {str(address)!r} is served by another process",
-                hint="give this one its own with --address",
-            )

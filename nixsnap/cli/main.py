@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from nixsnap import __version__
-from nixsnap.cli import rootless, serve
+from nixsnap.cli import rootless, serve, storedoor
 from nixsnap.cli.errors import reported
 
 
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(subparsers)
     rootless.add_parser(subparsers)
+    storedoor.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     return reported("nixsnap", lambda: arguments.run(arguments))
 

@@ -30,6 +30,7 @@ class Layout:
         works: Directory of overlay work directories of chains with a nix layer.
         views: Directory of the mount points of rootfs views.
         stubs: Directory of stub layers, a directory for each kind of view.
+        shown_store: Mount point of the store, where it is shown another way than it lies on this host.
         reserve: A file that is given up when the disk is full.
         gcroots: Directory of Nix's roots against garbage collection, by snapshot id.
         image_gcroots: Directory of the roots on image archives.
@@ -42,6 +43,7 @@ class Layout:
     works: Path = _below("work")
     views: Path = _below("views")
     stubs: Path = _below("stubs")
+    shown_store: Path = _below("store")
     reserve: Path = _below("reserve")
     gcroots: Path = _below("gcroots")
     image_gcroots: Path = _below("gcroots/images")

@@ -21,6 +21,12 @@ in
     // import ./service-options.nix {
       inherit lib pkgs;
       inherit (cfg) settings;
+    }
+    // {
+      storeDoor.enable = lib.mkEnableOption ''
+        the store door: users' rootless daemons get a read-only mount of the store that shows root's files as owned by
+        root in their namespaces, too (docs/security.md)
+      '';
     };
 
     virtualisation.containerd.nixSnapshotterIntegration = lib.mkEnableOption ''
@@ -43,6 +49,12 @@ in
       };
 
       environment.systemPackages = [ cfg.package ];
+    })
+
+    # It is of use without the system's own service as well.
+    (lib.mkIf cfg.storeDoor.enable {
+      systemd.packages = [ cfg.package ];
+      systemd.sockets.nixsnap-store-door.wantedBy = [ "sockets.target" ];
     })
 
     (lib.mkIf (containerd.enable && containerd.nixSnapshotterIntegration) {

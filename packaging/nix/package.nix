@@ -80,9 +80,10 @@ let
 
     postInstall = ''
       mkdir -p $out/lib/systemd/system
-      cp packaging/systemd/nix-snapshotter.service $out/lib/systemd/system/
-      substituteInPlace $out/lib/systemd/system/nix-snapshotter.service \
-        --replace-fail "ExecStart=nixsnap " "ExecStart=$out/bin/nixsnap "
+      cp packaging/systemd/nix-snapshotter.service packaging/systemd/nixsnap-store-door.* $out/lib/systemd/system/
+      for unit in $out/lib/systemd/system/*.service; do
+        substituteInPlace $unit --replace-fail "ExecStart=nixsnap " "ExecStart=$out/bin/nixsnap "
+      done
     '';
 
     # The tests want real containerds, runc and Nix: packaging/test runs them.

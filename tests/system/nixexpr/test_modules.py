@@ -87,6 +87,16 @@ def test_nixos_service(nixos, nix):
     assert nixos.evaluate(ENABLED, "config.systemd.packages") == [str(package)]
 
 
+def test_nixos_store_door(nixos, nix):
+    """The socket starts with the system, and the service upon it; the snapshotter itself need not run."""
+    enabled = "{ services.nix-snapshotter.storeDoor.enable = true; }"
+    assert nixos.evaluate(enabled, "{ inherit (config.systemd) packages services sockets; }") == {
+        "packages": [str(nix.build("pkgs.nixsnap"))],
+        "services": {},
+        "sockets": {"nixsnap-store-door": {"wantedBy": ["sockets.target"]}},
+    }
+
+
 def test_nixos_settings(nixos):
     """Settings become the daemon's configuration file, which it can read."""
     enabled = """{ services.nix-snapshotter = {

@@ -73,14 +73,21 @@ def test_source_is_what_the_build_reads(nix, tmp_path):
     assert files_below(nix.build(source)) == wanted
 
 
-def test_package_brings_its_unit(nix):
-    """The package's unit runs the package's own program."""
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("nix-snapshotter.service", "serve"),
+        ("nixsnap-store-door.service", "store-door --idle-seconds 60"),
+        ("nixsnap-store-door.socket", None),
+    ],
+)
+def test_package_brings_its_units(nix, name, command):
+    """The package's units run the package's own program."""
     package = nix.build("pkgs.nixsnap")
-    unit = (package / "lib/systemd/system/nix-snapshotter.service").read_text().splitlines()
-    assert [line for line in unit if line.startswith("ExecStart=")] == [
-        f"ExecStart={package}/bin/nixsnap serve"
-    ]
-    ours = (REPOSITORY / "packaging/systemd/nix-snapshotter.service").read_text().splitlines()
+    unit = (package / "lib/systemd/system" / name).read_text().splitlines()
+    started = [] if command is None else [f"ExecStart={package}/bin/nixsnap {command}"]
+    assert [line for line in unit if line.startswith("ExecStart=")] == started
+    ours = (REPOSITORY / "packaging/systemd" / name).read_text().splitlines()
     assert [line for line in unit if not line.startswith("ExecStart=")] == [
         line for line in ours if not line.startswith("ExecStart=")
     ]

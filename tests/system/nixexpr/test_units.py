@@ -14,8 +14,10 @@ from lab import Containerd, Installation, Node, build_image, installed_program, 
 
 from nixsnap import daemon
 from nixsnap.config import Config
+from nixsnap.storedoor.server import REQUEST_SECONDS
 
 UNIT = REPOSITORY / "packaging/systemd/nix-snapshotter.service"
+DOOR = [REPOSITORY / f"packaging/systemd/nixsnap-store-door.{kind}" for kind in ("socket", "service")]
 SNIPPETS = REPOSITORY / "packaging/containerd"
 REFERENCE = "lab.invalid/app:1"
 
@@ -26,9 +28,9 @@ OWN_NAMESPACE = re.compile(
 """Settings that give a service a mount namespace of its own: systemd.exec(5)."""
 
 
-def unit_settings() -> dict[str, str]:
-    """The unit's settings."""
-    lines = [line for line in UNIT.read_text().splitlines() if line and line[0] not in "#["]
+def unit_settings(unit: Path = UNIT) -> dict[str, str]:
+    """A unit's settings."""
+    lines = [line for line in unit.read_text().splitlines() if line and line[0] not in "#["]
     settings = dict(line.split("=", 1) for line in lines)
     assert len(settings) == len(lines)
     return settings
@@ -45,6 +47,28 @@ def test_systemd_reads_the_unit(tmp_path):
     unit.write_text(text.replace("ExecStart=nixsnap", f"ExecStart={installed_program('nixsnap')}"))
     result = run("systemd-analyze", "verify", "--man=no", unit)
     assert result.stdout + result.stderr == ""
+
+
+def test_systemd_reads_the_doors_units(tmp_path):
+    """The same of the store door's, which belong together."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("this machine lacks systemd-analyze")
+    units = [tmp_path / unit.name for unit in DOOR]
+    for unit, ours in zip(units, DOOR, strict=True):
+        unit.write_text(ours.read_text().replace("=nixsnap ", f"={installed_program('nixsnap')} "))
+    result = run("systemd-analyze", "verify", "--man=no", *units)
+    assert result.stdout + result.stderr == ""
+
+
+def test_the_doors_units_fit_the_door():
+    """The socket is where users' daemons look; the tests give the door the same capabilities as the unit."""
+    socket, service = map(unit_settings, DOOR)
+    assert Path(socket["ListenSequentialPacket"]) == Config().store_door
+    assert socket["Accept"] == "no"
+    assert service["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SETUID CAP_SETGID"
+    assert float(service["TimeoutStopSec"]) > REQUEST_SECONDS
+    # Each would hide what the door reads, or keep it from making user namespaces.
+    assert not {"ProtectProc", "ProcSubset", "PrivateUsers", "RootDirectory", "DynamicUser"} & set(service)
 
 
 def test_mounts_reach_the_host():

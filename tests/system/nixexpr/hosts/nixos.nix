@@ -20,6 +20,7 @@ in
     systemd = {
       inherit packages;
       services = any;
+      sockets = any;
     };
     environment = {
       systemPackages = packages;
