@@ -33,6 +33,14 @@ class StoreView(enum.StrEnum):
     FUSE = "fuse"
 
 
+class NixAccess(enum.StrEnum):
+    """How the store is asked; `AUTO` asks a daemon that answers on its socket, else a `nix-daemon --stdio` of ours."""
+
+    AUTO = "auto"
+    DAEMON = "daemon"
+    PROGRAM = "program"
+
+
 def _to_path(value: object) -> Path:
     if isinstance(value, Path):
         return value
@@ -127,6 +135,7 @@ class NixConfig:
     """The `[nix]` table: how Nix is called. Nothing here changes the system's own nix.conf.
 
     Attributes:
+        access: How the store is asked: `auto`, `daemon` (its socket alone) or `program` (`nix-store` each time).
         max_jobs: Nix calls that fetch or build, at once; what is more waits its turn.
         substituters: Binary caches beside those of the system's nix.conf.
         trusted_public_keys: Keys of caches beside those of the system's nix.conf.
@@ -137,6 +146,7 @@ class NixConfig:
         grace_seconds: How long a fetch goes on after the last caller that waited for it has gone.
     """
 
+    access: NixAccess = attrs.field(default=NixAccess.AUTO, converter=NixAccess)
     max_jobs: int = attrs.field(default=4, converter=_to_count)
     substituters: tuple[str, ...] = attrs.field(default=(), converter=_to_words)
     trusted_public_keys: tuple[str, ...] = attrs.field(default=(), converter=_to_words)

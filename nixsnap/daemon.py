@@ -23,7 +23,8 @@ from nixsnap.errors import FailedPreconditionError
 from nixsnap.metadata.store import Store
 from nixsnap.mounts import features
 from nixsnap.nix import process
-from nixsnap.nix.realise import ExternalBuilder, NixStoreRealiser, Realiser
+from nixsnap.nix.choice import make_realiser
+from nixsnap.nix.realise import Realiser
 from nixsnap.nix.roots import RootInspector
 from nixsnap.notify import notify
 from nixsnap.periodic import periodically
@@ -73,7 +74,8 @@ def serve(config: Config) -> None:
         # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
         background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))
         views = stack.enter_context(_views(config, layout))
-        snapshotter, sweeper, upkeep = _assemble(config, layout, store, views, background)
+        realiser = stack.enter_context(contextlib.closing(make_realiser(config)))
+        snapshotter, sweeper, upkeep = _assemble(config, layout, store, views, realiser, background)
         _forget_stubs_of_last_boot(layout, sweeper)
         sweeper.sweep(at_start=True)
         server = make_server(
@@ -87,9 +89,9 @@ def serve(config: Config) -> None:
         )
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
         with (
-            _image_service(config, layout, server),
+            _image_service(config, layout, realiser, server),
             contextlib.ExitStack() as background_work,  # which ends after the programs that it waits for were ended
-            _serving(server, config.address),
+            _serving(server, config.address, realiser),
         ):
             notify("READY=1")
             log.info("serving address=%s root=%s", config.address, config.root)
@@ -107,7 +109,7 @@ def _upkeep(upkeep: Upkeep) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _image_service(config: Config, layout: Layout, server: grpc.Server) -> Iterator[None]:
+def _image_service(config: Config, layout: Layout, realiser: Realiser, server: grpc.Server) -> Iterator[None]:
     """Add the CRI image service, if it is enabled. containerd may start later."""
     if not config.image_service.enable:
         yield
@@ -122,7 +124,7 @@ def _image_service(config: Config, layout: Layout, server: grpc.Server) -> Itera
                 store_dir=str(config.store_dir),
                 gcroots=layout.image_gcroots,
             ),
-            realiser=_realiser(config),
+            realiser=realiser,
             inspector=_inspector(config),
             cri_knows=images.cri_knows(channel),
         )
@@ -163,7 +165,12 @@ def _views(config: Config, layout: Layout) -> Iterator[_Views]:
 
 
 def _assemble(
-    config: Config, layout: Layout, store: Store, views: _Views, background: Executor
+    config: Config,
+    layout: Layout,
+    store: Store,
+    views: _Views,
+    realiser: Realiser,
+    background: Executor,
 ) -> tuple[Snapshotter, Sweeper, Upkeep]:
     stubs = StubMaker(
         layout=layout,
@@ -182,7 +189,6 @@ def _assemble(
         readonly_store=config.readonly_store,
     )
     sweeper = Sweeper(layout=layout, store=store, mounter=mounter)
-    realiser = _realiser(config)
     upkeep = Upkeep(
         layout=layout, store=store, realiser=realiser, inspector=_inspector(config), mounter=mounter
     )
@@ -202,12 +208,6 @@ def _assemble(
         ),
     )
     return snapshotter, sweeper, upkeep
-
-
-def _realiser(config: Config) -> Realiser:
-    if config.external_builder is not None:
-        return ExternalBuilder(program=config.external_builder, store=config.host_store)
-    return NixStoreRealiser(store=config.host_store, store_root=config.store_root)
 
 
 def _inspector(config: Config) -> RootInspector:
@@ -270,7 +270,7 @@ def _stop_on_signal() -> threading.Event:
 
 
 @contextmanager
-def _serving(server: grpc.Server, address: Path) -> Iterator[None]:
+def _serving(server: grpc.Server, address: Path, realiser: Realiser) -> Iterator[None]:
     """Serve on a Unix socket that only our own user can reach; at the end calls in flight finish first."""
     servicer = health.HealthServicer(experimental_non_blocking=False)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -284,13 +284,14 @@ def _serving(server: grpc.Server, address: Path) -> Iterator[None]:
             yield
         finally:
             servicer.enter_graceful_shutdown()
-            _stop(server)
+            _stop(server, realiser)
 
 
-def _stop(server: grpc.Server) -> None:
+def _stop(server: grpc.Server, realiser: Realiser) -> None:
     """Let calls in flight finish; then those that wait for Nix are failed, so that the end comes in bounded time."""
     stopped = server.stop(grace=_GRACE_SECONDS + 2 * process.END_SECONDS)
     stopped.wait(_GRACE_SECONDS)
+    realiser.close()
     process.end_all()  # also what runs for callers that have gone
     stopped.wait()
 

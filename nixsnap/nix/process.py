@@ -17,13 +17,8 @@ from typing import Final
 import attrs
 
 from nixsnap import netns
-from nixsnap.errors import (
-    FailedPreconditionError,
-    NixsnapError,
-    NotFoundError,
-    ResourceExhaustedError,
-    UnavailableError,
-)
+from nixsnap.errors import FailedPreconditionError, UnavailableError
+from nixsnap.nix.caller import Caller
 
 _KEPT_LINES: Final = 20
 _LINE_LIMIT_BYTES: Final = 4096
@@ -31,18 +26,6 @@ _BLOCK_BYTES: Final = 65536
 _POLL_SECONDS: Final = 0.05
 END_SECONDS: Final = 5.0
 """How long programs that are told to end have until they are killed."""
-
-# What Nix 2.8 to 2.26 print; the first that is found in the output decides. Everything else is Unavailable, since
-# most failures of a fetch pass with time.
-_MEANINGS: Final[Sequence[tuple[str, type[NixsnapError]]]] = (
-    ("No space left on device", ResourceExhaustedError),
-    ("Disk quota exceeded", ResourceExhaustedError),
-    # A cache that could not be asked may well have the path, whatever is said of substituters after that.
-    ("unable to download", UnavailableError),
-    ("there is no substituter that can build it", NotFoundError),
-    ("don't know how to build these paths", NotFoundError),
-    ("no substituter that can build", NotFoundError),
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +35,27 @@ class Output:
     stdout: str
 
 
-def run(arguments: Sequence[str], *, purpose: str, environment: Mapping[str, str] | None = None) -> Output:
+class ProgramError(Exception):
+    """A program failed.
+
+    Attributes:
+        was_killed: Whether a signal ended it.
+    """
+
+    def __init__(self, program: str, code: int, words: str) -> None:
+        self.was_killed = code < 0
+        ending = f"was killed by signal {-code}" if self.was_killed else f"exit status {code}"
+        super().__init__(f"{program} {ending}: {words or 'it printed nothing'}")
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    purpose: str,
+    environment: Mapping[str, str] | None = None,
+    caller: Caller | None = None,
+    heard: Callable[[bytes], bool] | None = None,
+) -> Output:
     """Run a program to its end.
 
     Its two outputs are read all the time, so that no amount of them can stop it, and only the end of its standard
@@ -62,11 +65,38 @@ def run(arguments: Sequence[str], *, purpose: str, environment: Mapping[str, str
         arguments: The program and its arguments.
         purpose: What this is for, as "fetch the closure of X"; the error begins with it.
         environment: Variables put over our own.
+        caller: The program is ended when this one goes away.
+        heard: Called with each line of its standard error; whether that line is worth keeping for an error.
 
     Raises:
         FailedPreconditionError: There is no such program.
-        NotFoundError, ResourceExhaustedError, UnavailableError: It failed, or `end_all` ended it; the message holds
-            its last lines.
+        UnavailableError: nixsnap is stopping.
+        ProgramError: It failed, or was ended.
+    """
+    process = spawn(arguments, purpose=purpose, environment=environment)
+    told = contextlib.nullcontext() if caller is None else caller.told(lambda: end(process))
+    try:
+        with told:
+            stdout, stderr = _read(process, heard)
+            code = process.wait()
+    finally:
+        reap(process)
+    if code != 0:
+        raise ProgramError(arguments[0], code, stderr.text())
+    return Output(stdout=stdout.decode(errors="surrogateescape"))
+
+
+def spawn(
+    arguments: Sequence[str],
+    *,
+    purpose: str,
+    environment: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start a program, whose outputs are pipes, for the caller to `reap` in the end.
+
+    Raises:
+        FailedPreconditionError, UnavailableError: As `run`.
     """
     if _closing.is_set():
         raise UnavailableError(f"cannot {purpose}: nixsnap is stopping")
@@ -74,7 +104,7 @@ def run(arguments: Sequence[str], *, purpose: str, environment: Mapping[str, str
         process = netns.within(
             lambda: subprocess.Popen(
                 arguments,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 # A group of its own: what the service manager or a terminal sends to ours is for us to pass on.
@@ -89,12 +119,36 @@ def run(arguments: Sequence[str], *, purpose: str, environment: Mapping[str, str
             f"cannot {purpose}: cannot run {arguments[0]!r}: {exc.strerror}",
             hint="install Nix, or put its bin directory on nixsnap's PATH",
         ) from exc
-    with process, _noted(process):
-        stdout, stderr = _read(process)
-        code = process.wait()
-    if code != 0:
-        raise _failure(arguments[0], code, stderr.text(), purpose=purpose)
-    return Output(stdout=stdout.decode(errors="surrogateescape"))
+    _running.add(process)
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a program with what it started, without waiting for it: it has `END_SECONDS` until it is killed."""
+    _signal(process, signal.SIGTERM)  # Nix ends its builders then, which are no part of its process group
+    timer = threading.Timer(END_SECONDS, _signal, (process, signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
+def wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a program that ends by itself; one that does not is killed after `END_SECONDS`."""
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a program as `wait` does, and give up what we hold of it; of no effect the second time."""
+    try:
+        wait(process)
+    finally:
+        _running.discard(process)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def end_all() -> None:
@@ -116,47 +170,47 @@ _closing = threading.Event()
 
 def _signal_all(number: signal.Signals) -> None:
     for process in list(_running):
-        with contextlib.suppress(ProcessLookupError):  # it is gone already
+        _signal(process, number)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.returncode is None:  # nobody has waited for it, so its id is nobody else's
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
 
-@contextlib.contextmanager
-def _noted(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    _running.add(process)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        raise
-    finally:
-        _running.discard(process)
-
-
 class _Tail:
-    """The last lines of an output, and of an endless line its beginning."""
+    """The last lines of an output, and of an endless line its beginning.
 
-    def __init__(self) -> None:
+    Args:
+        heard: Told of each line; whether it is worth keeping.
+    """
+
+    def __init__(self, heard: Callable[[bytes], bool] | None = None) -> None:
+        self._heard = heard
         self._lines: collections.deque[bytes] = collections.deque(maxlen=_KEPT_LINES)
         self._partial = b""
 
     def add(self, block: bytes) -> None:
         *whole, partial = (self._partial + block).split(b"\n")
-        self._lines.extend(line[:_LINE_LIMIT_BYTES] for line in whole if line.strip())
+        self._lines.extend(line[:_LINE_LIMIT_BYTES] for line in whole if line.strip() and self._is_kept(line))
         self._partial = partial[:_LINE_LIMIT_BYTES]
+
+    def _is_kept(self, line: bytes) -> bool:
+        return self._heard is None or self._heard(line)
 
     def text(self) -> str:
         lines = [*self._lines, self._partial] if self._partial.strip() else self._lines
         return "\n".join(line.decode(errors="replace") for line in lines)
 
 
-def _read(process: subprocess.Popen[bytes]) -> tuple[bytes, _Tail]:
+def _read(process: subprocess.Popen[bytes], heard: Callable[[bytes], bool] | None) -> tuple[bytes, _Tail]:
     """Read both outputs until the program ends, and then what is left in them.
 
     Not until their end: a process that the program left behind may hold them open for ever (ssh, with a connection that
     is shared).
     """
-    stdout, stderr = bytearray(), _Tail()
+    stdout, stderr = bytearray(), _Tail(heard)
     takers: dict[int, Callable[[bytes], object]] = {}
     with selectors.DefaultSelector() as selector, _opened_pidfd(process) as pid_fd:
         for pipe, take in ((process.stdout, stdout.extend), (process.stderr, stderr.add)):
@@ -193,9 +247,3 @@ def _opened_pidfd(process: subprocess.Popen[bytes]) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _failure(program: str, code: int, stderr: str, *, purpose: str) -> NixsnapError:
-    ending = f"was killed by signal {-code}" if code < 0 else f"exit status {code}"
-    kind = next((kind for words, kind in _MEANINGS if words in stderr), UnavailableError)
-    return kind(f"cannot {purpose}: {program} {ending}: {stderr or 'it printed nothing'}")

@@ -33,3 +33,34 @@ ProgressSink: TypeAlias = Callable[[Progress], None]
 
 def ignore(_progress: Progress) -> None:
     """The sink of those who do not watch."""
+
+
+class ProgressSum:
+    """Adds up several fetches for one sink.
+
+    Args:
+        sink: Told of the sum.
+    """
+
+    def __init__(self, sink: ProgressSink) -> None:
+        self._sink = sink
+        self._parts: dict[int, Progress] = {}
+
+    def part(self, fetch: object) -> ProgressSink:
+        """The sink of one of the fetches."""
+        if self._sink is ignore:
+            return ignore
+        return lambda progress: self._take(id(fetch), progress)
+
+    def _take(self, key: int, progress: Progress) -> None:
+        self._parts[key] = progress
+        parts = list(self._parts.values())  # one step, whatever other threads do
+        self._sink(
+            Progress(
+                paths_done=sum(part.paths_done for part in parts),
+                paths_total=sum(part.paths_total for part in parts),
+                bytes_done=sum(part.bytes_done for part in parts),
+                bytes_total=sum(part.bytes_total for part in parts),
+                current=tuple(name for part in parts for name in part.current),
+            )
+        )

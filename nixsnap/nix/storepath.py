@@ -13,6 +13,7 @@ digest. Nor has it a character that means something in a mount option string (`,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -98,6 +99,19 @@ def parse_closure(text: str, *, store_dir: str = STORE_DIR) -> list[StorePath]:
         except InvalidArgumentError as exc:
             raise InvalidArgumentError(f"line {number}: {exc.message}") from exc
     return list(seen.values())
+
+
+def refuse_derivations(paths: Iterable[StorePath]) -> None:
+    """Make sure that realising `paths` runs no build that an image chose.
+
+    Nix builds a derivation that it is asked to realise: on the host, and as root where there are no build users.
+
+    Raises:
+        InvalidArgumentError: One of `paths` is a derivation.
+    """
+    for path in paths:
+        if path.name.endswith(".drv"):
+            raise InvalidArgumentError(f"{path} is a derivation, not something that a container can use")
 
 
 def shorten(text: str) -> str:

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from nixsnap.api import cri_pb2
 from nixsnap.errors import NixsnapError, UnavailableError
 from nixsnap.periodic import periodically
+from nixsnap.services.callers import caller_of
 from nixsnap.services.errors import refuse
 from nixsnap.services.passthrough import Passthrough, forward
 from nixsnap.services.pulls import PREFIX, NixPuller
@@ -48,7 +49,7 @@ def image_service(channel: grpc.Channel, puller: NixPuller) -> Passthrough:
             yield from forward(channel, _PULL, iter([request]), context)
             return
         try:
-            image_id = puller.pull(reference)
+            image_id = puller.pull(reference, caller=caller_of(context))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the client must hear of it
             refuse(exc, context, call="PullImage")
         yield cri_pb2.PullImageResponse(image_ref=image_id).SerializeToString()

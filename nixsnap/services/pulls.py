@@ -10,10 +10,9 @@ import asyncio
 import logging
 import re
 import stat
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -22,14 +21,19 @@ import attrs
 from nixsnap.errors import InvalidArgumentError, NixsnapError, UnavailableError
 from nixsnap.mounts import kernel
 from nixsnap.nix import roots
+from nixsnap.nix.caller import Caller
+from nixsnap.nix.flights import Flight, Flights, await_first
+from nixsnap.nix.progress import ignore
 from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.roots import RootInspector, StoreState
 from nixsnap.nix.storepath import StorePath, shorten
+from nixsnap.snapshots.locks import NamedLocks
 
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "nix:0"
 _NAMESPACE: Final = "k8s.io"
+_PULLS_AT_ONCE: Final = 64
 _DEFAULT_TAG: Final = "latest"  # what kubelet appends to a reference without a tag
 
 # CRI hears of an image by containerd's events, a moment after it was stored (internal/cri/server/events.go).
@@ -114,38 +118,35 @@ class NixPuller:
         self._realiser = realiser
         self._inspector = inspector
         self._cri_knows = cri_knows
-        self._guard = threading.Lock()
-        self._pulls: dict[NixReference, Future[str]] = {}
+        self._locks = NamedLocks()
+        executor = ThreadPoolExecutor(_PULLS_AT_ONCE, thread_name_prefix="pull")
+        # No grace of its own: what takes long is the fetch, which has one.
+        self._flights: Flights[NixReference, str] = Flights(executor, grace_seconds=0)
 
-    def pull(self, text: str) -> str:
+    def pull(self, text: str, *, caller: Caller | None = None) -> str:
         """Pull an image; callers that want the same one at the same time share the work.
 
         Args:
             text: A reference that begins with `nix:0`.
+            caller: Who waits for it.
 
         Returns:
             The image's id: the digest of its config.
 
         Raises:
+            CancelledError: The caller went away.
             InvalidArgumentError: The reference or the archive is malformed.
             NotFoundError: No cache has the archive, or it holds no image for this platform.
             UnavailableError: containerd does not answer, or CRI does not take the image up.
         """
         reference = NixReference.parse(text, store_dir=self._settings.store_dir)
-        with self._guard:
-            shared = self._pulls.get(reference)
-            if shared is None:
-                mine = self._pulls[reference] = Future()
-        if shared is not None:
-            return shared.result()
-        try:
-            mine.set_result(self._pull(reference))
-        except BaseException as exc:  # noqa: BLE001 - the future carries it to all who wait, ourselves included
-            mine.set_exception(exc)
-        finally:
-            with self._guard:
-                del self._pulls[reference]
-        return mine.result()
+        caller = caller or Caller()
+        with self._flights.board([reference], self._fly, sink=lambda _: ignore) as (flight,):
+            while not flight.future.done():
+                await_first([flight], caller, timeout_seconds=None, waiting_for=str(reference))
+        if flight.caller.gone:  # it was given up in the moment in which we came aboard
+            return self.pull(text, caller=caller)
+        return flight.future.result()
 
     def collect_roots(self) -> None:
         """Give up the roots on archives of which containerd has no image any more.
@@ -153,9 +154,9 @@ class NixPuller:
         Raises:
             UnavailableError: containerd does not answer; all roots stay then.
         """
-        with self._guard:
-            kept = {reference.archive.name for reference in self._pulls}
-            # Under the guard, so that no pull begins between the question and the removal.
+        with self._flights.grounded() as references:
+            kept = {reference.archive.name for reference in references}
+            # Grounded, so that no pull begins between the question and the removal.
             kept |= asyncio.run(self._archives_in_use())
             for root in self._roots():
                 if root.name not in kept:
@@ -199,13 +200,19 @@ class NixPuller:
     def _roots(self) -> list[Path]:
         return list(self._settings.gcroots.iterdir()) if self._settings.gcroots.is_dir() else []
 
-    def _pull(self, reference: NixReference) -> str:
+    def _fly(self, flight: Flight[NixReference, str]) -> str:
+        (reference,) = flight.keys
+        # Another reference to the same archive, or a call that was given up and still loads it, has the same root.
+        with self._locks.hold(reference.archive.name):
+            return self._pull(reference, flight.caller)
+
+    def _pull(self, reference: NixReference, caller: Caller) -> str:
         archive = reference.archive
         root = self._settings.gcroots / archive.name
         log.info("pulling reference=%s", reference)
         had_root = root.exists()
         try:
-            self._realise(archive)
+            self._realise(archive, caller)
             config = asyncio.run(self._load(self._find(archive), str(reference)))
         except BaseException:
             if not had_root:
@@ -215,10 +222,10 @@ class NixPuller:
         log.info("pulled reference=%s image=%s", reference, config)
         return config
 
-    def _realise(self, archive: StorePath) -> None:
+    def _realise(self, archive: StorePath, caller: Caller | None = None) -> None:
         root = self._settings.gcroots / archive.name
         root.parent.mkdir(mode=0o755, exist_ok=True)
-        self._realiser.realise(ClosureRequest(store_paths=(archive,)), gcroots=root)
+        self._realiser.realise(ClosureRequest(store_paths=(archive,)), gcroots=root, caller=caller)
         roots.seal(root)
 
     def _find(self, archive: StorePath) -> Path:

@@ -10,6 +10,7 @@ from google.protobuf import empty_pb2, timestamp_pb2
 
 from nixsnap.api import mount_pb2, snapshots_pb2, snapshots_pb2_grpc
 from nixsnap.metadata.records import Info, Kind
+from nixsnap.services.callers import caller_of
 from nixsnap.services.errors import refuse, translated
 from nixsnap.snapshots.snapshotter import Snapshotter
 from nixsnap.snapshots.views import MountOperation
@@ -33,9 +34,11 @@ class SnapshotsService(snapshots_pb2_grpc.SnapshotsServicer):
 
     @translated
     def Prepare(
-        self, request: snapshots_pb2.PrepareSnapshotRequest, _context: grpc.ServicerContext
+        self, request: snapshots_pb2.PrepareSnapshotRequest, context: grpc.ServicerContext
     ) -> snapshots_pb2.PrepareSnapshotResponse:
-        mounts = self._snapshotter.prepare(request.key, request.parent, request.labels)
+        mounts = self._snapshotter.prepare(
+            request.key, request.parent, request.labels, caller=caller_of(context)
+        )
         return snapshots_pb2.PrepareSnapshotResponse(mounts=map(_mount, mounts))
 
     @translated
@@ -54,9 +57,11 @@ class SnapshotsService(snapshots_pb2_grpc.SnapshotsServicer):
 
     @translated
     def Commit(
-        self, request: snapshots_pb2.CommitSnapshotRequest, _context: grpc.ServicerContext
+        self, request: snapshots_pb2.CommitSnapshotRequest, context: grpc.ServicerContext
     ) -> empty_pb2.Empty:
-        self._snapshotter.commit(request.name, request.key, request.labels, request.parent)
+        self._snapshotter.commit(
+            request.name, request.key, request.labels, request.parent, caller=caller_of(context)
+        )
         return _EMPTY
 
     @translated

@@ -7,8 +7,8 @@ garbage, which the sweep takes, and a row without a directory never is.
 What runs where: each call has a thread of its own, on which it reads the database and does its disk, mount and Nix
 work; what it writes to the database waits its turn with all other writes, together with the few file operations that
 belong into the transaction. Calls on one key take turns; calls on different keys meet at that queue only. A caller
-that goes away (a deadline, a killed client) changes nothing of this: its call runs to its end, so that nothing is left
-half made.
+that goes away (a deadline, a killed client) ends nothing but its waiting for Nix; from there on its call fails as any
+that Nix fails, and every other call runs to its end, so that nothing is left half made.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from nixsnap.metadata.writer import Writer
 from nixsnap.mounts import kernel
 from nixsnap.mounts.features import Feature
 from nixsnap.nix import roots
+from nixsnap.nix.caller import Caller
 from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.storepath import StorePath
 from nixsnap.snapshots import directories
@@ -99,11 +100,13 @@ class Snapshotter:
         self._reserve = Reserve(layout.reserve)
         self._reserve.refill()
 
-    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Mounts:
+    def prepare(
+        self, key: str, parent: str, labels: Mapping[str, str], *, caller: Caller | None = None
+    ) -> Mounts:
         """Make an active snapshot `key` upon the committed snapshot `parent`, which may be empty.
 
-        Where the labels make it a nix layer, its closure is realised and rooted first; the mount is then for
-        unpacking the layer's own files.
+        Where the labels make it a nix layer, its closure is realised and rooted first, which ends when `caller` goes
+        away; the mount is then for unpacking the layer's own files.
 
         Returns:
             What shows it, to be mounted in this order; one mount, but for some kinds of view.
@@ -113,6 +116,7 @@ class Snapshotter:
             NotFoundError: There is no such parent, or a store path cannot be had.
             InvalidArgumentError: The parent is not committed, or key or labels are malformed.
             FailedPreconditionError: The labels ask for ids to be mapped, and a file system, or the kernel, cannot.
+            CancelledError: The caller went away before the closure was there.
             NixsnapError, OSError: Nix, the disk or the kernel failed. The key does not exist then.
         """
         request = parse_closure_request(labels, store_dir=str(self._mounter.store_dir))
@@ -120,7 +124,7 @@ class Snapshotter:
         with self._locks.hold(key):
             if request is None:
                 return self._create(Kind.ACTIVE, key, parent, labels)
-            return self._prepare_nix_layer(key, parent, labels, request)
+            return self._prepare_nix_layer(key, parent, labels, request, caller)
 
     def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Mounts:
         """Make a read-only snapshot `key` of the committed snapshot `parent`; otherwise as `prepare`."""
@@ -144,7 +148,9 @@ class Snapshotter:
                 chain = _Chain.read(tx, tx.get_snapshot(key))
             return self._mount_view(chain)
 
-    def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str) -> None:
+    def commit(
+        self, name: str, key: str, labels: Mapping[str, str], parent: str, *, caller: Caller | None = None
+    ) -> None:
         """Turn the active snapshot `key` into the committed snapshot `name`.
 
         Args:
@@ -152,6 +158,7 @@ class Snapshotter:
             key: The key, which is free afterwards.
             labels: The committed snapshot's labels; those of the active one go.
             parent: A parent for a snapshot that was prepared without one, or empty (containerd 2.2, "rebase").
+            caller: Who waits, while the closure of a nix layer that its content shows is realised.
 
         Raises:
             NotFoundError: There is no such key or parent.
@@ -160,7 +167,7 @@ class Snapshotter:
             InvalidArgumentError: Another parent is given than the one it has.
         """
         with self._locks.hold(key):
-            self._commit(name, key, labels, parent)
+            self._commit(name, key, labels, parent, caller)
 
     def remove(self, key: str) -> None:
         """Remove a snapshot of any kind, with its files, its rootfs view and its roots.
@@ -272,14 +279,19 @@ class Snapshotter:
             raise
 
     def _prepare_nix_layer(
-        self, key: str, parent: str, labels: Mapping[str, str], request: ClosureRequest
+        self,
+        key: str,
+        parent: str,
+        labels: Mapping[str, str],
+        request: ClosureRequest,
+        caller: Caller | None,
     ) -> Mounts:
         with self._store.read() as tx:
             _check_creatable(tx, key, parent)  # before Nix spends minutes on it
         snapshot_id = self._store.write(Writer.allocate_id)
         with self._sweeper.keep(snapshot_id):
             try:
-                closure = self._realise(request, snapshot_id, key=key)
+                closure = self._realise(request, snapshot_id, key=key, caller=caller)
                 mount = self._create(Kind.ACTIVE, key, parent, labels, closure=closure)
             except BaseException:
                 kernel.remove_tree(self._layout.gcroot(snapshot_id))
@@ -288,11 +300,18 @@ class Snapshotter:
         return mount
 
     def _realise(
-        self, request: ClosureRequest, snapshot_id: int, *, key: str, inferred: bool = False
+        self,
+        request: ClosureRequest,
+        snapshot_id: int,
+        *,
+        key: str,
+        caller: Caller | None,
+        inferred: bool = False,
     ) -> Closure:
         log.info("realising %s key=%r id=%d", request, key, snapshot_id)
-        store_paths = self._realiser.realise(request, gcroots=self._layout.gcroot(snapshot_id))
-        roots.seal(self._layout.gcroot(snapshot_id))
+        gcroots = self._layout.gcroot(snapshot_id)
+        store_paths = self._realiser.realise(request, gcroots=gcroots, caller=caller)
+        roots.seal(gcroots)
         log.info("realised %d store paths key=%r id=%d", len(store_paths), key, snapshot_id)
         return Closure(
             snapshot_id=snapshot_id,
@@ -310,7 +329,9 @@ class Snapshotter:
         readonly = snapshot.kind is Kind.VIEW
         return self._mounter.handed_out(plan, readonly=readonly, names_of=self._store_names)
 
-    def _commit(self, name: str, key: str, labels: Mapping[str, str], parent: str) -> None:
+    def _commit(
+        self, name: str, key: str, labels: Mapping[str, str], parent: str, caller: Caller | None
+    ) -> None:
         with self._store.read() as tx:
             snapshot_id, info, _ = tx.get(key)
             _check_committable(tx, info, name)  # before anything of a snapshot that stays is taken down
@@ -322,7 +343,7 @@ class Snapshotter:
         usage, inferred_names = self._examine(snapshot_id, closures)
         inferred = None
         if inferred_names is not None:
-            inferred = self._realise_inferred(snapshot_id, key, inferred_names)
+            inferred = self._realise_inferred(snapshot_id, key, inferred_names, caller)
         try:
             closure = inferred or closures.get(snapshot_id)
             if closure is not None:
@@ -354,14 +375,17 @@ class Snapshotter:
             )
         return self._measure(snapshot_id), names
 
-    def _realise_inferred(self, snapshot_id: int, key: str, names: Sequence[str]) -> Closure:
+    def _realise_inferred(
+        self, snapshot_id: int, key: str, names: Sequence[str], caller: Caller | None
+    ) -> Closure:
         log.info(
             "inferred a nix layer from its content store_paths=%d key=%r id=%d", len(names), key, snapshot_id
         )
         store_dir = str(self._mounter.store_dir)
         store_paths = tuple(StorePath(store_dir=store_dir, name=name) for name in names)
         try:
-            return self._realise(ClosureRequest(store_paths=store_paths), snapshot_id, key=key, inferred=True)
+            request = ClosureRequest(store_paths=store_paths)
+            return self._realise(request, snapshot_id, key=key, caller=caller, inferred=True)
         except BaseException:
             self._discard_closure(snapshot_id)
             raise

@@ -21,7 +21,8 @@ from nixsnap.metadata.records import Closure
 from nixsnap.metadata.store import Store
 from nixsnap.mounts import kernel
 from nixsnap.nix import roots
-from nixsnap.nix.realise import ClosureRequest, Realiser, read_closure_info
+from nixsnap.nix.closureinfo import read_closure_info
+from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.roots import RootInspector, StoreState
 from nixsnap.nix.storepath import StorePath
 from nixsnap.snapshots.layout import Layout

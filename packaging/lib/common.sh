@@ -207,6 +207,17 @@ install_other_rootlesskit() {
     unpack rootlesskit-2 "usr/bin/rootlesskit --version" rootlesskit/trixie
 }
 
+# What Debian 13 has: a Nix that fetches in parallel. It brings the C library it needs, since it is never installed; tests
+# start it through that library's own loader (tests/system/lab/nixes.py).
+install_other_nix() {
+    unpack nix-2.26 "usr/lib/*-linux-gnu/ld-linux-*.so.* --version" nix-bin/trixie \
+        lib{acl1,archive13t64,boost-context1.83.0,brotli1,bsd0,bz2-1.0,c6,com-err2,cpuid17,curl3t64-gnutls,ffi8,gc1}/trixie \
+        lib{gcc-s1,git2-1.9,gmp10,gnutls30t64,gssapi-krb5-2,hogweed6t64,http-parser2.9,idn2-0,k5crypto3,keyutils1}/trixie \
+        lib{krb5-3,krb5support0,ldap2,lowdown2,lz4-1,lzma5,mbedcrypto16,mbedtls21,mbedx509-7,md0,nettle8t64,nghttp2-14}/trixie \
+        lib{nghttp3-9,ngtcp2-16,ngtcp2-crypto-gnutls8,p11-kit0,pcre2-8-0,psl5t64,readline8t64,rtmp1,sasl2-2,seccomp2}/trixie \
+        lib{sodium23,sqlite3-0,ssh2-1t64,ssl3t64,stdc++6,tasn1-6,tinfo6,unistring5,xml2,xxhash0,zstd1}/trixie zlib1g/trixie
+}
+
 # go_is_recent PROGRAM: whether it can build the conformance module as its go.mod asks.
 go_is_recent() {
     local asked has

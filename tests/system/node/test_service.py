@@ -246,7 +246,7 @@ def test_absent_store_path(rpc, nixsnap):
     """What no cache has fails Prepare with Nix's words, and leaves neither key nor root."""
     before = everything(nixsnap.root)
     absent = "/nix/store/" + "a" * 32 + "-absent"
-    with refused(NOT_FOUND, absent, "don't know how to build"):
+    with refused(NOT_FOUND, absent, "no cache has"):
         rpc.prepare("key", labels=store_path_labels([absent]))
     assert everything(nixsnap.root) == before
     with refused(NOT_FOUND):
@@ -319,7 +319,7 @@ def test_missing_nix_store(directory, closure):
     daemon = NixsnapDaemon.start(directory / "n", environment={"PATH": str(directory / "bin")})
     with connect(daemon.address) as rpc:
         rpc.prepare("plain")
-        with refused(PRECONDITION, "nix-store", "install Nix"):
+        with refused(PRECONDITION, "nix-daemon", "install Nix"):
             rpc.prepare("key", labels=store_path_labels(closure.paths))
     daemon.destroy()
 

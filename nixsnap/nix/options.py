@@ -1,0 +1,48 @@
+"""Settings of Nix that our calls are made with, over those of the system's nix.conf, which nothing of ours changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nixsnap.config import NixConfig
+
+SYSTEM_NETRC: Final = Path("/etc/nix/netrc")
+"""Nix's own default for `netrc-file`."""
+
+# Paths that are fetched side by side. Nix from 2.19 on reads the one, older releases the other, and each passes over
+# what it does not know. Nix's own 16 leave a distant cache idle: most paths are small, and their time is the distance.
+_PARALLEL_FETCHES: Final = "64"
+_DEFAULTS: Final[Mapping[str, str]] = {
+    # A cache that does not answer holds up the pull, and containerd's garbage collector with it; Nix's own default is
+    # to wait for as long as the kernel tries.
+    "connect-timeout": "15",
+    # What a cache did not have is asked for anew by every retry, not an hour later.
+    "narinfo-cache-negative-ttl": "0",
+    "max-substitution-jobs": _PARALLEL_FETCHES,
+}
+# Errors are matched and shown by their words: no colours, and not in another language.
+_PLAIN_MESSAGES: Final = {"NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C"}
+
+
+def nix_options(config: NixConfig) -> dict[str, str]:
+    """The settings, by name; what is configured in `extra_options` has the last word."""
+    options = dict(_DEFAULTS)
+    if not config.allow_build:  # else it would be the number of builds as well
+        options["max-jobs"] = _PARALLEL_FETCHES
+    if config.substituters:
+        options["extra-substituters"] = " ".join(config.substituters)
+    if config.trusted_public_keys:
+        options["extra-trusted-public-keys"] = " ".join(config.trusted_public_keys)
+    if config.netrc_file is not None:
+        options["netrc-file"] = str(config.netrc_file)
+    return options | dict(config.extra_options)
+
+
+def nix_environment(config: NixConfig) -> dict[str, str]:
+    """The environment of a program of Nix's. Settings go there because a command line is everyone's to read."""
+    lines = [os.environ.get("NIX_CONFIG", "")]
+    lines += [f"{name} = {value}" for name, value in nix_options(config).items()]
+    return {**_PLAIN_MESSAGES, "NIX_CONFIG": "\n".join(lines)}

@@ -1,0 +1,162 @@
+"""The store asked by programs: one `nix-store` for each question.
+
+Slower than a connection, and without its temporary roots; for where Nix's daemon program cannot be had or talked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from nixsnap.config import NixConfig
+from nixsnap.errors import NixsnapError, UnavailableError
+from nixsnap.nix import process
+from nixsnap.nix.activities import Activities
+from nixsnap.nix.caches import refusals
+from nixsnap.nix.caller import Caller
+from nixsnap.nix.failures import Failure, name_all, plain
+from nixsnap.nix.options import SYSTEM_NETRC, nix_environment
+from nixsnap.nix.progress import ProgressSink, ignore
+from nixsnap.nix.store import root_names
+from nixsnap.nix.storepath import StorePath
+
+# execve takes 128 KiB an argument and a quarter of the stack limit (8 MiB, so 2 MiB) in all, environment included.
+_ARGUMENT_BYTES: Final = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class ProgramStore:
+    """A store that `nix-store` works on.
+
+    Attributes:
+        config: The `[nix]` table.
+        store_root: The store's root where it is a chroot store.
+    """
+
+    config: NixConfig
+    store_root: Path | None = None
+
+    @contextlib.contextmanager
+    def open(self, caller: Caller) -> Iterator[ProgramSession]:
+        """As `NixStore.open` says."""
+        yield ProgramSession(self, caller)
+
+
+class ProgramSession:
+    """A session of programs, each ended when the caller goes away."""
+
+    def __init__(self, store: ProgramStore, caller: Caller) -> None:
+        self._store = store
+        self._caller = caller
+        self._activities = Activities()
+
+    def protect(self, paths: Iterable[StorePath]) -> None:
+        """Nothing: a program's temporary roots end with it."""
+
+    def valid(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """As `Session.valid` says."""
+        invalid: set[str] = set()
+        for batch in _batches(paths):
+            output = self._run("--check-validity", "--print-invalid", *map(str, batch), of=batch)
+            invalid.update(output.splitlines())
+        return {path for path in paths if str(path) not in invalid}
+
+    def references(self, paths: Collection[StorePath]) -> Mapping[StorePath, frozenset[StorePath]]:
+        """As `Session.references` says."""
+        found: dict[StorePath, frozenset[StorePath]] = {}
+        for batch in _batches(paths):
+            lines = iter(self._run("--dump-db", *map(str, batch), of=batch).splitlines())
+            store_dir = batch[0].store_dir
+            for path in lines:
+                _hash, _size, _derivation, count = (next(lines) for _ in range(4))
+                references = [next(lines) for _ in range(int(count))]
+                found[StorePath.parse(path, store_dir=store_dir)] = frozenset(
+                    StorePath.parse(reference, store_dir=store_dir) for reference in references
+                )
+        return found
+
+    def add_roots(self, paths: Iterable[StorePath], first: Path) -> None:
+        """As `Session.add_roots` says."""
+        paths = list(paths)
+        roots = root_names(first, len(paths))
+        done = 0
+        for batch in _batches(paths):
+            # --indirect says nothing to Nix 2.4 and later, which know no other roots; before that it was needed.
+            root = roots[done]
+            self._run("--add-root", str(root), "--indirect", "--realise", *map(str, batch), of=batch)
+            for name, made in zip(roots[done : done + len(batch)], root_names(root, len(batch)), strict=True):
+                made.rename(name)
+            done += len(batch)
+
+    def fetch(
+        self, paths: Collection[StorePath], *, repair: bool = False, progress: ProgressSink = ignore
+    ) -> None:
+        """As `Session.fetch` says."""
+        self._activities.tell(progress)
+        words = ("--repair",) if repair else ()
+        for batch in _batches(paths):
+            self._fetch(batch, words)
+        progress(self._activities.moment())
+
+    def heard_seconds(self) -> float:
+        """As `Session.heard_seconds` says."""
+        return self._activities.heard_seconds
+
+    def _fetch(self, paths: Sequence[StorePath], words: Sequence[str]) -> None:
+        self._activities.heard_seconds = time.monotonic()
+        arguments = ["--log-format", "internal-json", "--realise", *words, *map(str, paths)]
+        try:
+            self._call(arguments, paths, heard=self._activities)
+        except process.ProgramError as exc:
+            self._caller.check(waiting_for=name_all(paths))
+            raise self._explain(paths, exc) from exc
+
+    def _explain(self, paths: Sequence[StorePath], error: process.ProgramError) -> NixsnapError:
+        activities = self._activities
+        failure = Failure(paths=paths, words="\n".join([*activities.lines, plain(str(error))]))
+        if failure.meaning() is None and activities.caches:
+            netrc_file = self._store.config.netrc_file or SYSTEM_NETRC
+            failure = failure.after(refusals(activities.caches, paths[0], netrc_file=netrc_file))
+        if failure.meaning() is None and not error.was_killed:
+            valid = self.valid(paths)
+            unknown = [path for path in paths if path not in valid]
+            failure = attrs.evolve(failure, unknown=unknown, caches=activities.caches)
+        return failure.error()
+
+    def _run(self, *arguments: str, of: Collection[StorePath]) -> str:
+        try:
+            return self._call(arguments, of).stdout
+        except process.ProgramError as exc:
+            self._caller.check(waiting_for=name_all(of))
+            raise UnavailableError(f"cannot ask Nix about {name_all(of)}: {plain(str(exc))}") from exc
+
+    def _call(
+        self, arguments: Sequence[str], of: Collection[StorePath], *, heard: Activities | None = None
+    ) -> process.Output:
+        root = self._store.store_root
+        return process.run(
+            ["nix-store", *(() if root is None else ("--store", str(root))), *arguments],
+            purpose=f"realise {name_all(of)}",
+            environment=nix_environment(self._store.config),
+            caller=self._caller,
+            heard=None if heard is None else heard.take_json,
+        )
+
+
+def _batches(paths: Iterable[StorePath]) -> Iterator[list[StorePath]]:
+    """Cut `paths` so that each piece fits on a command line."""
+    batch: list[StorePath] = []
+    size = 0
+    for path in paths:
+        size += len(str(path)) + 9  # its terminator and its pointer
+        if size > _ARGUMENT_BYTES and batch:
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+    if batch:
+        yield batch

@@ -1,0 +1,231 @@
+"""The store behind a Nix daemon, whichever way leads to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from nixsnap.config import NixConfig
+from nixsnap.errors import NixsnapError, UnavailableError
+from nixsnap.nix import failures
+from nixsnap.nix.caches import refusals
+from nixsnap.nix.caller import Caller
+from nixsnap.nix.options import SYSTEM_NETRC, nix_options
+from nixsnap.nix.progress import ProgressSink, ignore
+from nixsnap.nix.store import root_names
+from nixsnap.nix.storepath import StorePath
+from nixsnap.nix.worker.connection import Connection, DaemonError, Operation
+from nixsnap.nix.worker.transport import Transport
+from nixsnap.nix.worker.wire import ProtocolError, Reader, mapping, number, string, strings
+
+_NORMAL: Final = 0
+_REPAIR: Final = 1
+_INFO_LEVEL: Final = 3
+
+
+@attrs.frozen(kw_only=True)
+class DaemonStore:
+    """A store that is asked by the worker protocol. A session is a connection.
+
+    Connections are not kept: a daemon remembers what it once answered, right or wrong by now.
+
+    Attributes:
+        connect: Makes a way to the daemon.
+        config: The `[nix]` table.
+    """
+
+    connect: Callable[[], Transport]
+    config: NixConfig
+
+    @contextlib.contextmanager
+    def open(self, caller: Caller) -> Iterator[DaemonSession]:
+        """As `NixStore.open` says."""
+        try:
+            transport = self.connect()
+        except OSError as exc:
+            raise UnavailableError(f"cannot reach the Nix daemon: {exc.strerror}") from exc
+        try:
+            with caller.told(transport.abort):
+                try:
+                    session = DaemonSession(Connection(transport), self.config)
+                    if transport.is_foreign:
+                        session.set_options(nix_options(self.config))
+                    yield session
+                except ProtocolError as exc:
+                    caller.check(waiting_for="Nix")
+                    raise _broken(exc, transport) from exc
+                except DaemonError as exc:
+                    raise UnavailableError(f"the Nix daemon refuses: {failures.plain(str(exc))}") from exc
+        finally:
+            transport.close()
+
+
+def _broken(error: ProtocolError, transport: Transport) -> NixsnapError:
+    transport.abort()  # it may be in the middle of something that nobody will hear of
+    words = failures.plain(transport.last_words())
+    return UnavailableError(
+        f"the Nix daemon does not do as it should: {error}{': ' if words else ''}{words}",
+        hint="is nix-daemon running, and of Nix 2.4 or newer?",
+    )
+
+
+class DaemonSession:
+    """A session over one connection, which whoever made it closes."""
+
+    def __init__(self, connection: Connection, config: NixConfig) -> None:
+        self._connection = connection
+        self._config = config
+
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """Have the daemon use our settings for this connection; one that does not trust us passes over some."""
+        self._connection.call(
+            Operation.SET_OPTIONS,
+            *map(
+                number, (0, 0, 0, _INFO_LEVEL)
+            ),  # neither keep failed builds, nor go on, nor build as a fallback
+            number(int(options.get("max-jobs", os.cpu_count() or 1))),
+            *map(
+                number, (0, 1, 0, 0, 0, 0, 1)
+            ),  # no limit of silence; build hooks; …; all cores; substitutes
+            mapping(options),
+        )
+
+    def protect(self, paths: Iterable[StorePath]) -> None:
+        """As `Session.protect` says, by temporary roots."""
+        self._connection.call_each(Operation.ADD_TEMP_ROOT, map(_encode, paths), Reader.number)
+
+    def valid(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """As `Session.valid` says."""
+        by_text = {str(path): path for path in paths}
+        answer = self._connection.call(Operation.QUERY_VALID_PATHS, strings(by_text), number(0))
+        return {by_text[text] for text in answer.strings()}
+
+    def references(self, paths: Collection[StorePath]) -> Mapping[StorePath, frozenset[StorePath]]:
+        """As `Session.references` says."""
+        answers: list[list[str]] = []
+        self._connection.call_each(
+            Operation.QUERY_PATH_INFO,
+            map(_encode, paths),
+            lambda read: answers.append(_read_references(read)),
+        )
+        known = {str(path): path for path in paths}
+        found = {}
+        for path, texts in zip(paths, answers, strict=True):
+            found[path] = frozenset(
+                known.get(text) or StorePath.parse(text, store_dir=path.store_dir) for text in texts
+            )
+        return found
+
+    def add_roots(self, paths: Iterable[StorePath], first: Path) -> None:
+        """As `Session.add_roots` says."""
+        paths = list(paths)
+        roots = root_names(first, len(paths))
+        for path, root in zip(paths, roots, strict=True):
+            _link(root, str(path))
+        self._connection.call_each(
+            Operation.ADD_INDIRECT_ROOT, (string(str(root)) for root in roots), Reader.number
+        )
+
+    def fetch(
+        self, paths: Collection[StorePath], *, repair: bool = False, progress: ProgressSink = ignore
+    ) -> None:
+        """As `Session.fetch` says."""
+        self._connection.activities.tell(progress)
+        wanted = [str(path) for path in paths]
+        try:
+            self._build(wanted, mode=_REPAIR if repair else _NORMAL)
+        except DaemonError as exc:
+            self._explain(paths, exc)
+        finally:
+            progress(self._connection.activities.moment())
+
+    def heard_seconds(self) -> float:
+        """As `Session.heard_seconds` says."""
+        return self._connection.activities.heard_seconds
+
+    def _build(self, wanted: Collection[str], *, mode: int = _NORMAL) -> None:
+        self._connection.call(Operation.BUILD_PATHS, strings(wanted), number(mode)).number()
+
+    def _explain(self, paths: Collection[StorePath], error: DaemonError) -> None:
+        """Raise the error that tells why; if what no cache has can be built and may be, build it and return."""
+        activities = self._connection.activities
+        words = "\n".join([*activities.lines, failures.plain(str(error))])
+        failure = failures.Failure(paths=paths, words=words, caches=activities.caches)
+        if failure.meaning() is None:
+            unknown = self._unknown(paths)
+            if unknown and self._config.allow_build and self._build_from_derivations(paths, unknown):
+                return
+            failure = attrs.evolve(failure, unknown=unknown).after(
+                self._ask_caches(unknown, activities.caches)
+            )
+        raise failure.error() from error
+
+    def _unknown(self, paths: Collection[StorePath]) -> list[StorePath]:
+        """Those of `paths` and of what they refer to that no cache has; the daemon has just looked for them all."""
+        try:
+            answer = self._connection.call(Operation.QUERY_MISSING, strings(map(str, paths)))
+        except DaemonError:
+            return []  # a cache that fails has been reported already
+        answer.strings()  # what would be built
+        answer.strings()  # what would be fetched
+        unknown = answer.strings()
+        answer.number()
+        answer.number()
+        store_dir = next(iter(paths)).store_dir
+        return sorted(StorePath.parse(text, store_dir=store_dir) for text in unknown)
+
+    def _ask_caches(self, unknown: Collection[StorePath], caches: Collection[str]) -> list[str]:
+        netrc_file = self._config.netrc_file or SYSTEM_NETRC
+        return refusals(caches, next(iter(unknown)), netrc_file=netrc_file) if unknown else []
+
+    def _build_from_derivations(self, paths: Collection[StorePath], unknown: Collection[StorePath]) -> bool:
+        """Build what no cache has; whether there were derivations for all of it."""
+        wanted = [output for path in unknown if (output := self._derived(path)) is not None]
+        if len(wanted) != len(unknown):
+            return False
+        self._build(wanted)
+        self._build([str(path) for path in paths])
+        return True
+
+    def _derived(self, path: StorePath) -> str | None:
+        """`DERIVATION!OUTPUT` of a path; None if the store has no derivation that makes it."""
+        for derivation in self._connection.call(Operation.QUERY_VALID_DERIVERS, _encode(path)).strings():
+            answer = self._connection.call(Operation.QUERY_DERIVATION_OUTPUT_MAP, string(derivation))
+            outputs = [(answer.string(), answer.string()) for _ in range(answer.count())]
+            for name, output in outputs:
+                if output == str(path):
+                    return f"{derivation}!{name}"
+        return None
+
+
+def _link(root: Path, target: str) -> None:
+    """Make a symlink, over another one if need be; one that leads there already is never taken away."""
+    try:
+        root.symlink_to(target)
+    except FileExistsError:
+        if not root.is_symlink() or str(root.readlink()) != target:
+            root.unlink()
+            root.symlink_to(target)
+
+
+def _encode(path: StorePath) -> bytes:
+    return string(str(path))
+
+
+def _read_references(read: Reader) -> list[str]:
+    """Read the answer to QUERY_PATH_INFO."""
+    if not read.number():
+        raise DaemonError("a path that was valid a moment ago is no longer")
+    read.string()  # the derivation it was built from
+    read.string()  # its hash
+    references = read.strings()
+    for _ in ("when it was registered", "its size", "whether it was built here"):
+        read.number()
+    read.strings()  # its signatures
+    read.string()  # its content address
+    return references

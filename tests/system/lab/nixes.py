@@ -1,0 +1,81 @@
+"""The releases of Nix that tests run: the machine's own and, unpacked beside it, one that fetches in parallel."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import attrs
+
+from lab.cache import LAB_DIRECTORY
+from lab.nix import nix_environment
+from lab.processes import Process, run, wait_until
+
+NEWER = LAB_DIRECTORY / "nix-2.26"
+RELEASES = ("machine", "newer")
+_PROGRAMS = ("nix", "nix-build", "nix-collect-garbage", "nix-daemon", "nix-instantiate", "nix-store")
+
+
+@attrs.frozen(kw_only=True)
+class NixRelease:
+    """One release of Nix.
+
+    Attributes:
+        version: As "2.8.0".
+        bin: The directory of its programs.
+    """
+
+    version: str
+    bin: Path
+
+    def environment(self, path: str) -> dict[str, str]:
+        """What has programs find this release, upon a PATH that they would have otherwise."""
+        return nix_environment() | {"PATH": f"{self.bin}:{path}"}
+
+
+def nix_release(name: str, directory: Path) -> NixRelease | None:
+    """A release; None if this machine lacks it.
+
+    Args:
+        name: One of `RELEASES`.
+        directory: Where to put what starts it.
+    """
+    if name == "machine":
+        found = shutil.which("nix-store")
+        return None if found is None else _release(Path(found).parent)
+    if not (NEWER / "usr/bin/nix").exists():
+        return None
+    programs = directory / "nix-newer"
+    if not programs.exists():
+        _write_wrappers(programs)
+    return _release(programs)
+
+
+def _release(programs: Path) -> NixRelease:
+    words = run(programs / "nix-store", "--version").stdout.split()
+    return NixRelease(version=words[2], bin=programs)
+
+
+def _write_wrappers(programs: Path) -> None:
+    """It needs a newer C library than the machine has, so it is started through the loader of its own."""
+    (loader,) = (NEWER / "usr/lib").glob("*-linux-gnu/ld-linux-*.so.*")
+    programs.mkdir()
+    for name in _PROGRAMS:
+        wrapper = programs / name
+        wrapper.write_text(
+            f'#!/bin/sh\nexec {loader} --argv0 {name} --library-path {loader.parent} {NEWER}/usr/bin/nix "$@"\n'
+        )
+        wrapper.chmod(0o755)
+
+
+def start_nix_daemon(release: NixRelease, store_root: Path, directory: Path) -> Process:
+    """Serve a chroot store on the socket where a daemon of it is looked for, and return once it answers."""
+    socket = store_root / "nix/var/nix/daemon-socket/socket"
+    socket.parent.mkdir(parents=True, exist_ok=True)
+    process = Process.start(
+        "nix-daemon", release.bin / "nix-daemon", "--daemon", "--store", store_root,
+        log=directory / "nix-daemon.log",
+        environment=nix_environment() | {"NIX_DAEMON_SOCKET_PATH": str(socket)},
+    )  # fmt: skip
+    wait_until(socket.is_socket, what="the socket of nix-daemon")
+    return process

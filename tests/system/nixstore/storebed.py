@@ -1,0 +1,84 @@
+"""A chroot store of a test's own and a binary cache to fill it from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+from lab.binarycache import BinaryCache
+from lab.nix import Closure
+from lab.processes import Process, run
+
+from nixsnap.config import Config, NixAccess, NixConfig
+from nixsnap.nix.choice import make_realiser
+from nixsnap.nix.engine import NixRealiser
+from nixsnap.nix.realise import ClosureRequest
+from nixsnap.nix.storepath import StorePath
+
+
+@attrs.define(kw_only=True)
+class Bed:
+    """A store with nothing in it, and what a realiser of it is made of."""
+
+    directory: Path
+    store_root: Path
+    access: NixAccess
+    cache: BinaryCache
+    key: str
+    """The public key that the cache's signatures are checked with."""
+    secret_key: Path
+    daemon: Process | None = None
+    realisers: list[NixRealiser] = attrs.field(factory=list)
+
+    def config(self, **nix: object) -> Config:
+        """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
+        settings: dict[str, object] = {
+            "substituters": [self.cache.url],
+            "trusted_public_keys": [self.key],
+            "access": self.access,
+            "extra_options": {"download-attempts": 1, "connect-timeout": 3},
+        }
+        return Config(store_root=self.store_root, nix=NixConfig(**{**settings, **nix}))
+
+    def realiser(self, **nix: object) -> NixRealiser:
+        """A realiser with such a configuration."""
+        realiser = make_realiser(self.config(**nix))
+        assert isinstance(realiser, NixRealiser)
+        self.realisers.append(realiser)
+        return realiser
+
+    def publish(self, *closures: Closure) -> None:
+        """Put closures with their closureInfos into the cache, signed."""
+        self.cache.publish([closure.info for closure in closures], secret_key=self.secret_key)
+
+    def has(self, store_path: str) -> bool:
+        """Whether the store holds a store path."""
+        return os.path.lexists(self.store_root / store_path.lstrip("/"))
+
+    def remove_by_force(self, store_path: str) -> None:
+        """Remove a store path's files behind Nix's back."""
+        run("rm", "-rf", self.store_root / store_path.lstrip("/"))
+
+    def roots(self, name: str = "roots") -> Path:
+        """A directory of roots."""
+        return self.directory / name
+
+    def live(self) -> set[str]:
+        """What the collector would spare."""
+        output = run("nix-store", "--store", self.store_root, "--gc", "--print-live").stdout
+        return set(output.split())
+
+    def nix_store(self, *arguments: str) -> str:
+        """Run nix-store on it, past any daemon."""
+        return run("nix-store", "--store", self.store_root, *arguments).stdout
+
+
+def request_of(closure: Closure) -> ClosureRequest:
+    """The request of an image of today's form."""
+    return ClosureRequest(closure_info=StorePath.parse(closure.info))
+
+
+def paths_request(closure: Closure) -> ClosureRequest:
+    """The request of an image that names each store path."""
+    return ClosureRequest(store_paths=tuple(map(StorePath.parse, closure.paths)))
