@@ -245,25 +245,29 @@ find_go() {
     go_is_recent "$NIXSNAP_GO" || die "the newest Go in Debian, $version, is too old for tests/conformance/go.mod"
 }
 
-# build_go_tool NAME [CGO]: build the programs that tests/tools/NAME/go.mod names as tools into $LAB/NAME, with C code if
-# CGO is 1. Needs find_go.
+# build_go_tool NAME [CGO]: build the program in tests/tools/NAME, or those that its go.mod names as tools, into $LAB/NAME,
+# with C code if CGO is 1. Needs find_go.
 build_go_tool() {
-    local name=$1 cgo=${2:-0} module=$REPOSITORY/tests/tools/$1 scratch
-    if cmp --silent "$module/go.sum" "$LAB/$name/go.sum"; then
+    local name=$1 cgo=${2:-0} module=$REPOSITORY/tests/tools/$1 what=tool scratch made_of
+    made_of=$(cat "$module"/* | sha256sum)
+    if [ "$(cat "$LAB/$name/made-of" 2>/dev/null)" = "$made_of" ]; then
         return 0
     fi
+    [ ! -e "$module/main.go" ] || what=.
     say "building $name (test-only)"
     scratch=$(mktemp -d "$LAB/build.XXXXXX")
-    CGO_ENABLED=$cgo GOFLAGS='-mod=readonly -buildvcs=false' "$NIXSNAP_GO" -C "$module" build -trimpath -ldflags='-s -w' -o "$scratch/" tool
-    cp "$module/go.sum" "$scratch/"
+    CGO_ENABLED=$cgo GOFLAGS='-mod=readonly -buildvcs=false' "$NIXSNAP_GO" -C "$module" build -trimpath -ldflags='-s -w' -o "$scratch/" "$what"
+    printf '%s\n' "$made_of" >"$scratch/made-of"
     rm -rf "${LAB:?}/$name"
     mv "$scratch" "$LAB/$name"
 }
 
-# Other people's programs that load, run and push images: Docker's engine and command line, nerdctl, and the Go original.
+# Other people's programs that load, pull, run and push images: Docker's engine and command line, nerdctl, kubelet's client
+# of its image service, and the Go original.
 install_other_clients() {
     unpack docker "usr/sbin/dockerd --version" docker.io/sid docker-cli/sid
     build_go_tool nerdctl
+    build_go_tool kubelet
     build_go_tool original
     build_go_tool runc 1 # its nsexec is C
 }
