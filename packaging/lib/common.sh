@@ -88,6 +88,7 @@ install_test_programs() {
     need skopeo skopeo
     need docker-registry docker-registry
     need openssl openssl
+    need strace strace
     need systemd-analyze systemd
     [ -x /usr/lib/cni/ptp ] || wanted+=(containernetworking-plugins)
     install_packages "${wanted[@]}"

@@ -68,7 +68,9 @@ def test_the_doors_units_fit_the_door():
     assert service["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SETUID CAP_SETGID"
     assert float(service["TimeoutStopSec"]) > REQUEST_SECONDS
     # Each would hide what the door reads, or keep it from making user namespaces.
-    assert not {"ProtectProc", "ProcSubset", "PrivateUsers", "RootDirectory", "DynamicUser"} & set(service)
+    assert not {"ProtectProc", "ProcSubset", "PrivateUsers", "RootDirectory", "RestrictNamespaces"} & set(
+        service
+    )
 
 
 def test_mounts_reach_the_host():

@@ -208,7 +208,6 @@ def test_refused(door, directory, uid, maps, words):
 def test_root_is_refused(door):
     """It needs no door."""
     with door.connect() as connection:
-        connection.send(protocol.REQUEST)
         assert b"never mapped to" in connection.recv(1000)
 
 

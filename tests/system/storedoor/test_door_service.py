@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,44 @@ def test_socket_activation(activated, alice):
     activated.wait_for_log(f"granted uid={ALICE}")
     assert activated.process.stop() == 0
     assert activated.address.exists()
+
+
+def allowed_calls(*sets: str) -> set[str]:
+    """The system calls that systemd's sets stand for."""
+    allowed: set[str] = set()
+    for line in run("systemd-analyze", "--no-pager", "syscall-filter", *sets).stdout.splitlines():
+        name = line.strip()
+        if line.startswith("    @"):
+            allowed |= allowed_calls(name)
+        elif line.startswith("    ") and not name.startswith("#"):
+            allowed.add(name)
+    return allowed
+
+
+def test_the_units_system_calls(directory, store, alice):
+    """The door makes no system call, from its start to a grant, a refusal and its end, that the unit forbids it."""
+    for program in ("strace", "systemd-analyze"):
+        if shutil.which(program) is None:
+            pytest.skip(f"this machine lacks {program}")
+    address, trace = directory / "run/door.sock", directory / "trace"
+    # The tracer as a grandchild, so that the process is the program itself.
+    launcher = ("strace", "--daemonize=grandchild", "--follow-forks", "--output", trace)
+    process = start_door(directory, "--store", store, "--address", address, launcher=launcher)
+    process.wait_until(lambda: "serving" in process.log_text(), what="serve")
+    assert alice.run("client.ask(door).close()\nresult = 1", door=address) == 1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(str(address))
+        assert connection.recv(1000).startswith(b"refused")
+    process.stop()
+    text = trace.read_text()
+    # Not what the launcher does before: from where the program itself is executed.
+    begin = re.search(r"execve\(\"[^\"]*/nixsnap\"", text)
+    assert begin is not None
+    used = set(re.findall(r"^\d+ +([a-z_0-9]+)\(", text[begin.start() :], flags=re.MULTILINE))
+    assert {"clone3", "unshare", "open_tree", "mount_setattr", "move_mount"} <= used
+    unit = (Path(__file__).parents[3] / "packaging/systemd/nixsnap-store-door.service").read_text()
+    (sets,) = re.findall(r"^SystemCallFilter=(.*)$", unit, flags=re.MULTILINE)
+    assert used - allowed_calls(*sets.split()) == set()
 
 
 PASS = """
