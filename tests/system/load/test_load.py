@@ -25,10 +25,10 @@ def test_loaded_image_runs(target, tmp_path):
     """The name is printed, and a container of it runs."""
     result = target.load(build_plain_image(tmp_path / "plain.tar", reference=PLAIN))
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{PLAIN}\n", "")
-    ran = attrs.evolve(target.containerd, namespace=target.namespace).run(
-        PLAIN, "/bin/echo", "it runs", snapshotter="overlayfs"
+    said = target.ctr(
+        "run", "--rm", "--snapshotter", "overlayfs", PLAIN, target.namespace, "/bin/echo", "it runs"
     )
-    assert ran.stdout == "it runs\n"
+    assert said == "it runs\n"
 
 
 def test_what_is_there_afterwards(target, tmp_path):
@@ -380,7 +380,7 @@ def test_killed_load_is_taken_up_again(target, tmp_path):
     builder = big_image(tmp_path / "big.tar")
     assert interrupt(target, tmp_path / "big.tar", signal.SIGKILL) == -signal.SIGKILL
     assert target.images() == set()
-    assert target.ctr("content", "active").count("nixsnap-sha256:") == 1
+    assert "nixsnap-sha256:" in target.ctr("content", "active")
     assert target.load(tmp_path / "big.tar").returncode == 0
     assert target.blobs() == set(builder.blobs)
     (lease,) = target.ctr("leases", "ls", "--quiet").split()  # the dead one's, until it expires
