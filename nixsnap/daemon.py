@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -89,9 +89,10 @@ def serve(config: Config) -> None:
         )
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
         with (
-            _image_service(config, layout, realiser, server),
+            _image_service(config, layout, realiser, server) as end_passing,
             contextlib.ExitStack() as background_work,  # which ends after the programs that it waits for were ended
             _serving(server, config.address, realiser),
+            _at_end(end_passing),
         ):
             notify("READY=1")
             log.info("serving address=%s root=%s", config.address, config.root)
@@ -109,10 +110,15 @@ def _upkeep(upkeep: Upkeep) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _image_service(config: Config, layout: Layout, realiser: Realiser, server: grpc.Server) -> Iterator[None]:
-    """Add the CRI image service, if it is enabled. containerd may start later."""
+def _image_service(
+    config: Config, layout: Layout, realiser: Realiser, server: grpc.Server
+) -> Iterator[Callable[[], None]]:
+    """Add the CRI image service, if it is enabled, and give what ends calls that pass through it.
+
+    containerd may start later.
+    """
     if not config.image_service.enable:
-        yield
+        yield lambda: None
         return
     from nixsnap.services import images, passthrough, pulls  # noqa: PLC0415 - not everyone needs it
 
@@ -128,9 +134,18 @@ def _image_service(config: Config, layout: Layout, realiser: Realiser, server: g
             inspector=_inspector(config),
             cri_knows=images.cri_knows(channel),
         )
-        server.add_generic_rpc_handlers([images.image_service(channel, puller)])
+        forwarder = passthrough.Forwarder(channel)
+        server.add_generic_rpc_handlers([images.image_service(forwarder, puller)])
         with images.upkeep(puller):
-            yield
+            yield forwarder.end
+
+
+@contextmanager
+def _at_end(action: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        action()
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,7 @@ from nixsnap.errors import NixsnapError, UnavailableError
 from nixsnap.periodic import periodically
 from nixsnap.services.callers import caller_of
 from nixsnap.services.errors import refuse
-from nixsnap.services.passthrough import Passthrough, forward
+from nixsnap.services.passthrough import Forwarder, Passthrough
 from nixsnap.services.pulls import PREFIX, NixPuller
 
 log = logging.getLogger(__name__)
@@ -35,18 +35,18 @@ _COLLECT_SECONDS: Final = 300.0
 _RETRY_SECONDS: Final = 5.0  # containerd starts after us
 
 
-def image_service(channel: grpc.Channel, puller: NixPuller) -> Passthrough:
+def image_service(forwarder: Forwarder, puller: NixPuller) -> Passthrough:
     """The handler that serves it.
 
     Args:
-        channel: To containerd, from `passthrough.connect`.
+        forwarder: To containerd.
         puller: Answers for `nix:0` references.
     """
 
     def pull(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         reference = _reference(request)
         if not reference.startswith(f"{PREFIX}/"):
-            yield from forward(channel, _PULL, iter([request]), context)
+            yield from forwarder.forward(_PULL, iter([request]), context)
             return
         try:
             image_id = puller.pull(reference, caller=caller_of(context))
@@ -55,13 +55,13 @@ def image_service(channel: grpc.Channel, puller: NixPuller) -> Passthrough:
         yield cri_pb2.PullImageResponse(image_ref=image_id).SerializeToString()
 
     def remove(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield from forward(channel, _REMOVE, iter([request]), context)
+        yield from forwarder.forward(_REMOVE, iter([request]), context)
         if puller.has_roots():
             _collect(puller)
 
     return Passthrough(
         SERVICE,
-        channel,
+        forwarder,
         {
             # On the wire one answer is a stream of one, and as a stream it can be passed on.
             "PullImage": grpc.unary_stream_rpc_method_handler(pull),

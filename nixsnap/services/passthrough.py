@@ -35,20 +35,79 @@ def connect(address: str) -> grpc.Channel:
     )
 
 
+class Forwarder:
+    """Makes the calls that are passed on, and ends them when the daemon does.
+
+    Args:
+        channel: To the server that answers.
+    """
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self._calls: set[grpc.Call] = set()
+        self._ended = False
+
+    def forward(
+        self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        """Make the call that `context` is on the other channel.
+
+        On the wire a unary call is a stream of one message, so this serves all four kinds. Headers, deadline and
+        cancellation go there; messages, trailers and status come back.
+
+        Args:
+            method: The full path of the method.
+            requests: The client's messages.
+            context: The client's call.
+        """
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(method)
+        made: Future[grpc.Call] = Future()
+        call = stream(
+            _until_client_goes(requests, made),
+            metadata=tuple(
+                (key, value)
+                for key, value in context.invocation_metadata()
+                if key not in _HOP_HEADERS and not key.startswith((":", "grpc-"))
+            ),
+            timeout=_timeout(context),
+        )
+        made.set_result(call)
+        self._calls.add(call)
+        if self._ended or not context.add_callback(lambda: _cancel(call)):  # it is over already
+            _cancel(call)
+        try:
+            context.send_initial_metadata(tuple(call.initial_metadata()))
+            yield from call
+            context.set_trailing_metadata(tuple(call.trailing_metadata()))
+        except grpc.RpcError:
+            if self._ended:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "nixsnap is stopping")
+            context.set_trailing_metadata(tuple(call.trailing_metadata()))
+            context.abort(call.code(), call.details() or "")
+        finally:
+            self._calls.discard(call)
+
+    def end(self) -> None:
+        """End all calls, as unavailable: what they do is the other server's, and nothing of it is lost with us."""
+        self._ended = True
+        for call in tuple(self._calls):
+            _cancel(call)
+
+
 class Passthrough(grpc.GenericRpcHandler):
     """Serves every method of one service by passing it on.
 
     Args:
         service: The full name of the service, as `runtime.v1.ImageService`.
-        channel: To the server that answers.
+        forwarder: To the server that answers.
         own: Handlers for methods that are not passed on, by name.
     """
 
     def __init__(
-        self, service: str, channel: grpc.Channel, own: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]
+        self, service: str, forwarder: Forwarder, own: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]
     ) -> None:
         self._prefix = f"/{service}/"
-        self._channel = channel
+        self._forwarder = forwarder
         self._own = own
 
     def service(
@@ -60,45 +119,8 @@ class Passthrough(grpc.GenericRpcHandler):
             return None
         own = self._own.get(method.removeprefix(self._prefix))
         return own or grpc.stream_stream_rpc_method_handler(
-            lambda requests, context: forward(self._channel, method, requests, context)
+            lambda requests, context: self._forwarder.forward(method, requests, context)
         )
-
-
-def forward(
-    channel: grpc.Channel, method: str, requests: Iterator[bytes], context: grpc.ServicerContext
-) -> Iterator[bytes]:
-    """Make the call that `context` is on another channel.
-
-    On the wire a unary call is a stream of one message, so this serves all four kinds. Headers, deadline and
-    cancellation go there; messages, trailers and status come back.
-
-    Args:
-        channel: To the server that answers.
-        method: The full path of the method.
-        requests: The client's messages.
-        context: The client's call.
-    """
-    stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
-    made: Future[grpc.Call] = Future()
-    call = stream(
-        _until_client_goes(requests, made),
-        metadata=tuple(
-            (key, value)
-            for key, value in context.invocation_metadata()
-            if key not in _HOP_HEADERS and not key.startswith((":", "grpc-"))
-        ),
-        timeout=_timeout(context),
-    )
-    made.set_result(call)
-    if not context.add_callback(lambda: _cancel(call)):  # it is over already
-        _cancel(call)
-    try:
-        context.send_initial_metadata(tuple(call.initial_metadata()))
-        yield from call
-        context.set_trailing_metadata(tuple(call.trailing_metadata()))
-    except grpc.RpcError:
-        context.set_trailing_metadata(tuple(call.trailing_metadata()))
-        context.abort(call.code(), call.details() or "")
 
 
 def _timeout(context: grpc.ServicerContext) -> float | None:

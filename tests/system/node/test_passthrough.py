@@ -235,6 +235,17 @@ def test_server_that_restarts(channel, started):
         wait_until(lambda: answers(channel), what="answer again")
 
 
+def test_daemon_that_stops(channel, daemon, started):
+    """It waits for no call that passes through: silent streams would keep it, and with it every container."""
+    stream = channel.unary_stream(f"/{SERVICE}/Drip")(b"d")
+    assert next(stream) == b"d1"
+    assert daemon.process.stop(timeout_seconds=30) == 0  # killed after that, which is another status
+    with pytest.raises(grpc.RpcError) as raised:
+        next(stream)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert started.calls[0].over.wait(10)
+
+
 def test_many_streams_at_once(channel, started):
     """Two hundred silent watchers do not keep a short call waiting."""
     watchers = [channel.unary_stream(f"/{SERVICE}/Hang")(b"") for _ in range(200)]
