@@ -162,3 +162,13 @@ def test_pull_of_what_is_there_already(kube):
     kube.cri.remove_image(f"nix:0{archive}:latest")  # CRI removes all names of the image it stands for
     assert {name for name in kube.cri.images() if archive in name} == set()
     assert kube.roots() == []
+
+
+def test_known_to_cri_at_once(kube):
+    """CRI hears of an image by an event, some time after it was stored; a pull returns no earlier than that."""
+    archive = store_archive(nix_closure(1, salt="at-once"), "at-once")
+    for number in range(20):
+        reference = f"nix:0{archive}:{number}"
+        assert kube.cri.image_id(reference) == ""
+        image_id = kube.cri.pull(reference)
+        assert kube.cri.image_id(reference) == image_id

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clients import TRANSFER_SERVICE, Program, docker, nerdctl
-from lab import Containerd, build_image, build_plain_image, installed_program, load_image, run
+from lab import Containerd, NixsnapDaemon, build_image, build_plain_image, installed_program, load_image, run
 from registries import Registry, start_docker_registry
 
 REFERENCE = "lab.invalid/app:1"
@@ -110,6 +110,27 @@ def test_ctr_pulls(node, closure, archive, registry):
     shown = node.containerd.run(reference, f"{closure.top}/bin/ls", "/nix/store")
     assert len(shown.stdout.split()) == len(closure.paths)
     assert "inferred" in node.nixsnap.log_text()
+
+
+def test_nothing_is_inferred_unasked(installation, directory, closure):
+    """`infer_nix_layers = false`: an imported layer is what it is, empty directories, and nothing of it can be run."""
+    for name in ("n", "c"):
+        (directory / name).mkdir()
+    nixsnap = NixsnapDaemon.start(
+        directory / "n", config="infer_nix_layers = false\n[image_service]\nenable = false\n"
+    )
+    containerd = Containerd.start(installation, directory / "c", snapshotter=nixsnap.address)
+    try:
+        archive = build_image(closure, directory / "app.tar", reference=REFERENCE)
+        local = ["--local"] if installation.series == "2" else []
+        containerd.ctr("image", "import", *local, "--snapshotter", "nix", archive)
+        refused = containerd.run(REFERENCE, f"{closure.top}/bin/true", check=False)
+        assert refused.returncode != 0
+        assert f"{closure.top}/bin/true: no such file or directory" in refused.stderr
+        assert nixsnap.view_mounts() == []
+    finally:
+        containerd.stop()
+        nixsnap.destroy()
 
 
 @pytest.mark.parametrize("installation", ["2"], indirect=True)
