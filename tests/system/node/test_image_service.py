@@ -172,3 +172,12 @@ def test_known_to_cri_at_once(kube):
         assert kube.cri.image_id(reference) == ""
         image_id = kube.cri.pull(reference)
         assert kube.cri.image_id(reference) == image_id
+
+
+def test_name_that_an_archive_gives_itself(kube):
+    """A pulled archive gets the name it was pulled by and no other: it could take the place of any image."""
+    archive = store_archive(nix_closure(1, salt="name"), "name", options=("--ref", PAUSE))
+    before = kube.cri.image_id(PAUSE)
+    kube.cri.pull(f"nix:0{archive}")
+    assert kube.cri.image_id(PAUSE) == before != kube.cri.image_id(f"nix:0{archive}")
+    assert set(kube.cri.images()) == {PAUSE, f"nix:0{archive}:latest"}
