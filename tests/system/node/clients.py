@@ -44,6 +44,12 @@ def nerdctl(node: Node) -> Program:
 
 
 @contextmanager
+def nerdctl_in(node: Node) -> Iterator[Program]:
+    """nerdctl, as `docker` gives Docker."""
+    yield nerdctl(node)
+
+
+@contextmanager
 def docker(node: Node, *, driver: str = "nix") -> Iterator[Program]:
     """Docker's command line, with an engine of its own that has no networks.
 

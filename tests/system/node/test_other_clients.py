@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import clients
 import pytest
 from clients import TRANSFER_SERVICE, Program, docker, nerdctl
 from lab import Containerd, NixsnapDaemon, build_image, build_plain_image, installed_program, load_image, run
+from lab.processes import wait_until
 from registries import Registry, start_docker_registry
 
 REFERENCE = "lab.invalid/app:1"
@@ -84,6 +86,40 @@ def test_docker_pulls(node, closure, archive, registry):
         client("pull", reference)
         assert looks_right(client, reference, closure)
     assert "inferred" not in node.nixsnap.log_text()
+
+
+@pytest.mark.parametrize("make_client", [clients.nerdctl_in, clients.docker], ids=["nerdctl", "docker"])
+def test_commit(node, closure, archive, make_client):
+    """A container becomes an image: what it changed, in store paths too, is an ordinary layer upon the nix layer."""
+    emptied, changed, *_ = (path for path in closure.paths if "-dep-" in path)
+    script = f"""
+    echo top > /top; echo mine > {changed}/share/f; rm {emptied}/share/f; echo new > {emptied}/share/n
+    exec {closure.top}/bin/sleep 1000
+    """
+    with make_client(node) as client:
+        client("load", "--input", archive)
+        client(
+            "run",
+            "--detach",
+            "--net",
+            "none",
+            "--name",
+            "work",
+            REFERENCE,
+            f"{closure.top}/bin/sh",
+            "-c",
+            script,
+        )
+        wait_until(lambda: client("exec", "work", f"{closure.top}/bin/cat", f"{emptied}/share/n", check=False)
+                   .stdout == "new\n", what="be done")  # fmt: skip
+        client("commit", "work", "lab.invalid/committed:1")
+        client("rm", "--force", "work")
+        look = f"cat /top {changed}/share/f; ls {emptied}/share; ls /nix/store"
+        shown = client(
+            "run", "--rm", "--net", "none", "lab.invalid/committed:1", f"{closure.top}/bin/sh", "-c", look
+        )
+    names = sorted(path.removeprefix("/nix/store/") for path in closure.paths)
+    assert shown.stdout.split() == ["top", "mine", "n", *names]
 
 
 @pytest.mark.parametrize("installation", ["2"], indirect=True)
