@@ -75,7 +75,9 @@ def serve(config: Config) -> None:
         background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))
         views = stack.enter_context(_views(config, layout))
         realiser = stack.enter_context(contextlib.closing(make_realiser(config)))
-        snapshotter, sweeper, upkeep = _assemble(config, layout, store, views, realiser, background)
+        snapshotter, sweeper, upkeep = _assemble(
+            config, layout, store, views, realiser=realiser, background=background
+        )
         _forget_stubs_of_last_boot(layout, sweeper)
         sweeper.sweep(at_start=True)
         server = make_server(
@@ -184,6 +186,7 @@ def _assemble(
     layout: Layout,
     store: Store,
     views: _Views,
+    *,
     realiser: Realiser,
     background: Executor,
 ) -> tuple[Snapshotter, Sweeper, Upkeep]:
