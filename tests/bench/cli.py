@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import Workspace, containerd_series, newest_containerd
 
-from bench import build, cycles, daemon, density, environment, load, reading, rootless, start, table
+from bench import build, cycles, daemon, density, environment, load, reading, rootless, start, stubs, table
 from bench.closures import Closures
 from bench.results import Results, Series
 from bench.settings import Settings
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "load": load.measure,
     "reading": reading.measure,
     "daemon": daemon.measure,
+    "stubs": stubs.measure,
 }
 
 

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from bench import build, cycles, density, load, reading, rootless, start
+from bench import build, cycles, density, load, reading, rootless, start, stubs
 from bench.results import Series
 
 
@@ -264,4 +264,17 @@ DAEMON = Section(
     ),
 )
 
-SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, BUILD, LOAD, READING, DAEMON)
+STUBS = Section(
+    title=f"Stub layers of `data-only` views: a closure of {stubs.PATHS} paths with {stubs.FILES:,} files",
+    rows=(
+        Row(what="the first", ours="stubs/first", target=_median(1.0)),
+        Row(
+            what=f"another closure of as many files, {stubs.SHARED:.0%} of them the same",
+            ours="stubs/second",
+            reference="stubs/first",
+            against="the first",
+        ),
+    ),
+)
+
+SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, BUILD, LOAD, READING, DAEMON, STUBS)
