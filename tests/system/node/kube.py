@@ -82,7 +82,7 @@ class KubeNode:
     cri: Cri
     directory: Path
 
-    def run_pod_in_a_network(self, name: str) -> Pod:
+    def run_pod_in_a_network(self, name: str, *, first_id: int | None = None) -> Pod:
         """Run a pod in a network namespace of its own, with a veth pair made by the ptp plug-in of CNI."""
         ipam = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": str(self.directory / "ipam")}
         network = {"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "ptp", "ipam": ipam}]}
@@ -94,7 +94,7 @@ class KubeNode:
             with contextlib.suppress(
                 grpc.RpcError
             ):  # containerd notices a new CNI configuration a moment later
-                pods.append(self.cri.run_pod(name, self.directory / "logs", network=POD))
+                pods.append(self.cri.run_pod(name, self.directory / "logs", network=POD, first_id=first_id))
             return bool(pods)
 
         wait_until(runs, what="set up the pod's network")

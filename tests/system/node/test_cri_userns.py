@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
-from cri import POD, Pod
 from kube import KubeNode, kube_node, store_archive
 from lab import mounts_below, nix_closure
 from lab.processes import wait_until
@@ -25,20 +22,7 @@ def kube(directory, installation, closure) -> Iterator[KubeNode]:
     for place in (directory, directory.parent):
         place.chmod(0o711)  # runc looks root directories up with the mapped ids
     with kube_node(directory, installation, closure, runc=str(runc)) as node:
-        node.write_network()
         yield node
-
-
-def run_pod(kube: KubeNode, name: str, first_id: int) -> Pod:
-    pods: list[Pod] = []
-
-    def runs() -> bool:
-        with contextlib.suppress(grpc.RpcError):  # containerd notices a new CNI configuration a moment later
-            pods.append(kube.cri.run_pod(name, kube.directory / "logs", network=POD, first_id=first_id))
-        return bool(pods)
-
-    wait_until(runs, what="run the pod")
-    return pods[0]
 
 
 def owner(path: Path) -> tuple[int, int]:
@@ -53,7 +37,10 @@ def test_pods_of_one_image_with_ids_of_their_own(kube):
     kube.cri.pull(reference)
     committed = set(kube.nixsnap.root.glob("snapshots/*"))
     command = [f"{app.top}/bin/sleep", "1000"]
-    pods = {first_id: run_pod(kube, f"pod-{first_id}", first_id) for first_id in (131_072, 262_144)}
+    pods = {
+        first_id: kube.run_pod_in_a_network(f"pod-{first_id}", first_id=first_id)
+        for first_id in (131_072, 262_144)
+    }
     sh = f"{app.top}/bin/sh"
     for first_id, pod in pods.items():
         before = set(kube.nixsnap.root.glob("snapshots/*"))
