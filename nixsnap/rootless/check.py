@@ -19,6 +19,6 @@ def check(machine: Machine, config: Config) -> Iterator[Finding]:
     """
     yield from accounts.check(machine)
     yield from programs.check(machine)
-    yield from kernel.check(machine)
+    yield from kernel.check(machine, config.host_store)
     yield from session.check(machine)
     yield from store.check(machine, config)

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from nixsnap.config import StoreView
 from nixsnap.rootless.findings import Finding, missing, note, ok
 from nixsnap.rootless.machine import Machine
+from nixsnap.rootless.probe import VIEW
 
 _APPARMOR: Final = (
     "give rootlesskit an AppArmor profile with the line `userns,` (docs/rootless.md has one),"
@@ -24,13 +26,13 @@ _SWITCHES: Final = {
 }
 
 
-def check(machine: Machine) -> Iterator[Finding]:
+def check(machine: Machine, store: Path) -> Iterator[Finding]:
     """Look at the switches, and try the rest in a namespace of the user's."""
     switched_off = list(_switched_off(machine))
     if switched_off:
         yield from switched_off
         return
-    probed = _probe(machine)
+    probed = _probe(machine, store)
     if probed is None:
         yield missing(
             "user namespaces",
@@ -39,7 +41,8 @@ def check(machine: Machine) -> Iterator[Finding]:
         )
         return
     yield ok("user namespaces", f"{machine.user} can make one")
-    yield from _overlays(machine, probed)
+    yield _overlay(machine, probed)
+    yield _view(probed)
 
 
 def _switched_off(machine: Machine) -> Iterator[Finding]:
@@ -48,13 +51,13 @@ def _switched_off(machine: Machine) -> Iterator[Finding]:
             yield missing("user namespaces", f"{switch} is {off}", f"as root: {remedy}")
 
 
-def _probe(machine: Machine) -> dict[str, str | None] | None:
+def _probe(machine: Machine, store: Path) -> dict[str, str | None] | None:
     unshare = machine.program("unshare")
     if unshare is None:
         return None
     with tempfile.TemporaryDirectory(prefix="nixsnap-check.", dir=_scratch(machine)) as directory:
         # -P: not the current directory's modules, whoever wrote those.
-        own = (sys.executable, "-P", "-m", "nixsnap.rootless.probe", directory)
+        own = (sys.executable, "-P", "-m", "nixsnap.rootless.probe", directory, str(store))
         said = machine.ask(unshare, "--user", "--map-root-user", "--mount", *own)
     return json.loads(said) if said else None
 
@@ -65,17 +68,34 @@ def _scratch(machine: Machine) -> Path | None:
     return home if os.access(home, os.W_OK | os.X_OK) else None
 
 
-def _overlays(machine: Machine, probed: dict[str, str | None]) -> Iterator[Finding]:
+def _overlay(machine: Machine, probed: dict[str, str | None]) -> Finding:
+    """What ordinary images are mounted with."""
     if (lacking := probed["overlay"]) is None:
-        yield ok("overlay", "overlayfs works in a user namespace, with user.* attributes")
-        return
+        return ok("overlay", "overlayfs works in a user namespace, with user.* attributes")
     fuse = machine.program("fuse-overlayfs")
     remedy = "Linux 5.11 or newer, and a home on ext4, xfs or btrfs (tmpfs from Linux 6.6)"
     if fuse is not None and machine.may("/dev/fuse", os.R_OK | os.W_OK):
-        yield note(
+        return note(
             "overlay", f"the kernel refuses overlayfs ({lacking}); {fuse} takes its place, slowly", remedy
         )
-        return
-    yield missing(
-        "overlay", f"the kernel refuses overlayfs: {lacking}", f"{remedy}; or install fuse-overlayfs"
+    return missing(
+        "overlay",
+        f"the kernel refuses overlayfs: {lacking}",
+        f"{remedy}; or install fuse-overlayfs, with /dev/fuse open to {machine.user}",
     )
+
+
+def _view(probed: dict[str, str | None]) -> Finding:
+    """What Nix images are shown with: the first kind that works, which the daemon will take."""
+    views = {name.removeprefix(VIEW): lacking for name, lacking in probed.items() if name.startswith(VIEW)}
+    works = next((kind for kind, lacking in views.items() if lacking is None), None)
+    reasons = "; ".join(f"{kind}: {lacking}" for kind, lacking in views.items() if lacking is not None)
+    if works is None:
+        return missing("store view", f"no kind of rootfs view works: {reasons}", "see `overlay` above")
+    if works != StoreView.DATA_ONLY.value:
+        return note(
+            "store view",
+            f"{works}; the better kinds do not work: {reasons}",
+            "Linux 6.16, with a home on ext4, xfs or btrfs, has one mount a container whatever its closure",
+        )
+    return ok("store view", f"{works}: one mount a container, whatever its closure")

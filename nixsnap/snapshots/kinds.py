@@ -57,6 +57,11 @@ _HINTS: Final = {
 }
 
 
+def try_all(place: Place) -> dict[StoreView, Feature]:
+    """Whether each kind of rootfs view works, the best first."""
+    return {kind: trial(place) for kind, trial in _TRIALS.items()}
+
+
 def choose(place: Place, wanted: StoreView) -> StoreView:
     """The kind of rootfs view: what is configured, else the best one that a trial in the root directory can mount.
 

@@ -29,7 +29,16 @@ def test_nothing_is_missing(session: Session):
     assert status == 0
     noted = {name for name, finding in findings.items() if finding["state"] == "note"}
     assert noted <= {"lingering", "cgroups", "containerd-rootless", "proxy plugin", "store ownership"}
-    for name in ("subuid", "newuidmap", "rootlesskit", "tun", "user namespaces", "overlay", "store access"):
+    for name in (
+        "subuid",
+        "newuidmap",
+        "rootlesskit",
+        "tun",
+        "user namespaces",
+        "overlay",
+        "store view",
+        "store access",
+    ):
         assert findings[name]["state"] == "ok", findings[name]
 
 

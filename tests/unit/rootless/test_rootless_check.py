@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from nixsnap.rootless.findings import Finding, State
 from nixsnap.rootless.machine import Machine
 
 OK, NOTE, MISSING = State.OK, State.NOTE, State.MISSING
+STORE = Path("/nix/store")
 ME = os.geteuid()
 
 
@@ -217,7 +219,7 @@ def test_tun_closed(fake):
 def test_user_namespaces_switched_off(fake, switch, value, words):
     """The switch that forbids them is named with the way to turn it."""
     fake.file(switch, value + "\n")
-    (finding,) = kernel.check(fake.machine)
+    (finding,) = kernel.check(fake.machine, STORE)
     assert finding.state is MISSING
     assert switch in finding.detail
     assert words in finding.remedy
@@ -226,32 +228,47 @@ def test_user_namespaces_switched_off(fake, switch, value, words):
 def test_user_namespaces_forbidden(fake):
     """Where no switch says so, trying tells."""
     fake.file("/bin/unshare", "#!/bin/sh\nexit 1\n", 0o755)
-    (finding,) = kernel.check(fake.machine)
+    (finding,) = kernel.check(fake.machine, STORE)
     assert finding.state is MISSING
     assert "unshare" in finding.detail
     (fake.root / "bin/unshare").unlink()
-    (finding,) = kernel.check(fake.machine)
+    (finding,) = kernel.check(fake.machine, STORE)
     assert finding.state is MISSING
 
 
 def test_overlay_refused(fake):
     """A kernel without overlayfs in user namespaces: fuse-overlayfs helps where its device is open, or nothing does."""
     fake.program("unshare", '{"overlay": "mount: Operation not permitted"}')
-    finding = by_name(kernel.check(fake.machine))["overlay"]
+    finding = by_name(kernel.check(fake.machine, STORE))["overlay"]
     assert finding.state is MISSING
     assert "fuse-overlayfs" in finding.remedy
     fake.program("fuse-overlayfs")
-    assert by_name(kernel.check(fake.machine))["overlay"].state is MISSING
+    assert by_name(kernel.check(fake.machine, STORE))["overlay"].state is MISSING
     fake.file("/dev/fuse", mode=0o666)
-    finding = by_name(kernel.check(fake.machine))["overlay"]
+    finding = by_name(kernel.check(fake.machine, STORE))["overlay"]
     assert finding.state is NOTE
     assert "mount: Operation not permitted" in finding.detail
 
 
-def test_overlay_works(fake):
-    """With the one thing tried that matters."""
-    fake.program("unshare", '{"overlay": null}')
-    assert {finding.state for finding in kernel.check(fake.machine)} == {OK}
+@pytest.mark.parametrize(
+    ("views", "state", "words"),
+    [
+        ({"view overlay": "no", "view data-only": None, "view bind": None}, OK, "data-only"),
+        (
+            {"view overlay": "no", "view data-only": "EINVAL", "view bind": None},
+            NOTE,
+            "bind; the better kinds",
+        ),
+        ({"view data-only": "EINVAL", "view bind": "EPERM"}, MISSING, "data-only: EINVAL; bind: EPERM"),
+    ],
+)
+def test_views(fake, views, state, words):
+    """The best kind of rootfs view there, a worse one with the reason, or none."""
+    fake.program("unshare", json.dumps({"overlay": None, **views}))
+    findings = by_name(kernel.check(fake.machine, STORE))
+    assert findings["overlay"].state is findings["user namespaces"].state is OK
+    assert findings["store view"].state is state
+    assert words in findings["store view"].detail
 
 
 def test_runtime_directory(fake):
