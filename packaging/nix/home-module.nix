@@ -79,8 +79,9 @@ in
           Type = "notify";
           Environment = "PATH=${lib.makeBinPath cfg.path}";
           ExecStart = "${start}";
-          # Calls in flight may finish; what still runs then, Nix for one, is killed.
-          KillMode = "mixed";
+          # Calls in flight may finish, and the daemon ends what runs for them; what else is left must stay: where rootfs
+          # views are fuse-overlayfs's, containers run on its processes.
+          KillMode = "process";
           TimeoutStopSec = 90;
           # Also until containerd-rootless has made its namespaces: its unit does not say when.
           Restart = "on-failure";
