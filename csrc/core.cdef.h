@@ -170,6 +170,23 @@ struct nsnap_stub_trees {
 errint_t nsnap_stub_fill_trees(const struct nsnap_stub_trees *trees, struct nsnap_stub_counts *counts,
 			       struct nsnap_failure *failure);
 
+/* ---- shift.c ---- */
+
+struct nsnap_id_range {
+	uint32_t inside;
+	uint32_t outside;
+	uint32_t length;
+};
+
+/*
+ * Gives everything below a directory, but not itself, to the ids outside; ids that no range has inside stay. Of what
+ * is in the directory shallow_fd (-1: none) only the entries change, not what is in them. No symlink is followed and no
+ * mount entered (EXDEV). After a failure a part of them has changed.
+ */
+errint_t nsnap_shift_owners(int dir_fd, int shallow_fd, const struct nsnap_id_range *uids, size_t uid_count,
+			    const struct nsnap_id_range *gids, size_t gid_count,
+			    struct nsnap_failure *failure);
+
 /* ---- remove.c, usage.c: whole trees of any depth ---- */
 
 /* Removes what name is, and all below it; no symlink is followed, no mount entered (EBUSY, EXDEV). Absent is fine. */

@@ -41,6 +41,13 @@ class NixAccess(enum.StrEnum):
     PROGRAM = "program"
 
 
+class PlainIdmap(enum.StrEnum):
+    """Who maps the ids of images without a nix layer: containerd can from 2.0 on, and cannot be asked."""
+
+    CONTAINERD = "containerd"
+    NIXSNAP = "nixsnap"
+
+
 def _to_path(value: object) -> Path:
     if isinstance(value, Path):
         return value
@@ -172,6 +179,8 @@ class Config:
         store_door: The socket of the helper that shows root's store to users (docs/security.md); empty: do not ask.
             Only a daemon in a user namespace asks.
         infer_nix_layers: Recognise a nix layer that arrives without annotations by its content.
+        plain_idmap: Who maps the ids of images without a nix layer, for containers in user namespaces.
+        slow_chown: Copy the files of layers that cannot be idmapped, and give the copies to the mapped ids.
         image_service: The `[image_service]` table.
         nix: The `[nix]` table.
     """
@@ -185,6 +194,8 @@ class Config:
     store_root: Path | None = attrs.field(default=None, converter=_to_optional_path)
     store_door: Path | None = attrs.field(default=DEFAULT_DOOR, converter=_to_optional_path)
     infer_nix_layers: bool = attrs.field(default=True, converter=_to_bool)
+    plain_idmap: PlainIdmap = attrs.field(default=PlainIdmap.CONTAINERD, converter=PlainIdmap)
+    slow_chown: bool = attrs.field(default=False, converter=_to_bool)
     image_service: ImageServiceConfig = attrs.field(factory=ImageServiceConfig)
     nix: NixConfig = attrs.field(factory=NixConfig)
 

@@ -18,7 +18,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
-from nixsnap.config import Config, StoreView
+from nixsnap.config import Config, PlainIdmap, StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.metadata.store import Store
 from nixsnap.mounts import features
@@ -33,6 +33,7 @@ from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.serving.choice import make_server
 from nixsnap.snapshots import kinds
 from nixsnap.snapshots.layout import Layout
+from nixsnap.snapshots.mapped import MappedMounter
 from nixsnap.snapshots.mounter import ViewMounter
 from nixsnap.snapshots.snapshotter import Settings, Snapshotter
 from nixsnap.snapshots.stubs import StubMaker
@@ -199,9 +200,17 @@ def _assemble(
         keep_ids=features.has_all_ids(),
         executor=background,
     )
+    idmapped_layers = _idmapped_layers(config.root)
     mounter = ViewMounter(
         layout=layout,
         stubs=stubs,
+        mapped=MappedMounter(
+            layout=layout,
+            store=views.store,
+            store_dir=config.store_dir,
+            idmapped_layers=idmapped_layers,
+            slow_chown=config.slow_chown,
+        ),
         store=views.store,
         store_dir=config.store_dir,
         readonly_store=config.readonly_store,
@@ -222,7 +231,8 @@ def _assemble(
             overlay_options=_overlay_options(userxattr=views.userxattr),
             plain_options=_plain_options(),
             infer_nix_layers=config.infer_nix_layers,
-            idmapped_layers=_idmapped_layers(config.root),
+            # Without idmapped layers slow_chown has its way, and that is ours.
+            map_plain=config.plain_idmap is PlainIdmap.NIXSNAP or not idmapped_layers,
         ),
     )
     return snapshotter, sweeper, upkeep

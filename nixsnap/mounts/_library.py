@@ -63,6 +63,16 @@ class Library(Protocol):
         failure: Address,
     ) -> int: ...
     def nsnap_stub_fill_trees(self, trees: Address, counts: Address, failure: Address) -> int: ...
+    def nsnap_shift_owners(  # noqa: PLR0917
+        self,
+        dir_fd: int,
+        shallow_fd: int,
+        uids: Address,
+        uid_count: int,
+        gids: Address,
+        gid_count: int,
+        failure: Address,
+    ) -> int: ...
     def nsnap_remove_tree(self, dir_fd: int, name: bytes, failure: Address) -> int: ...
     def nsnap_disk_usage(self, path: bytes, usage: Address, failure: Address) -> int: ...
 

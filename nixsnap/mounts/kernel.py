@@ -24,6 +24,7 @@ from nixsnap.mounts._core import lib as _lib
 from nixsnap.mounts._library import ForeignInterface, Library
 from nixsnap.mounts.values import (
     DiskUsage,
+    IdMapping,
     IdRange,
     MountProbe,
     OwnedFd,
@@ -596,6 +597,32 @@ def _open_present(directories: Sequence[Path], stack: ExitStack) -> list[OwnedFd
 
 def _stub_counts(counts: Any) -> StubCounts:
     return StubCounts(**{field.name: getattr(counts, field.name) for field in attrs.fields(StubCounts)})
+
+
+def shift_owners(directory: Path, mapping: IdMapping, *, shallow: OwnedFd | None = None) -> None:
+    """Give everything below a directory, but not itself, to the ids outside that its owners are inside.
+
+    Owners that are not in the map stay. Set-user-id bits stay; file capabilities go, as with every chown(2).
+
+    Args:
+        directory: A directory that nobody else writes to.
+        mapping: The ids.
+        shallow: A directory in it of which only the entries are given away, not what is in them.
+
+    Raises:
+        StepError: EXDEV: a mount is in the way; or the file system refuses. A part of the files has changed then.
+    """
+    uids, gids = (
+        ffi.new("struct nsnap_id_range[]", [(run.container_id, run.host_id, run.length) for run in ranges])
+        for ranges in (mapping.uids, mapping.gids)
+    )
+    shallow_fd = -1 if shallow is None else shallow.fileno()
+    failure = _failure()
+    with open_directory(directory) as top:
+        result = lib.nsnap_shift_owners(
+            top.fileno(), shallow_fd, uids, len(mapping.uids), gids, len(mapping.gids), failure
+        )
+    check(result, failure, str(directory))
 
 
 def remove_tree(path: Path) -> None:

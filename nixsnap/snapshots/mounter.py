@@ -17,11 +17,10 @@ from typing import Final
 import attrs
 
 from nixsnap.config import StoreView
-from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import fuse, kernel
-from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import BindMount
-from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
+from nixsnap.snapshots.layout import Layout
+from nixsnap.snapshots.mapped import MappedMounter
 from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.views import ViewPlan
 
@@ -36,6 +35,7 @@ class ViewMounter:
     Attributes:
         layout: Where views and layers lie.
         stubs: Makes the stub layers that are missing.
+        mapped: Mounts views with mapped ids.
         store: Where the store lies on this host.
         store_dir: Where containers see it.
         readonly_store: Put a read-only mount over the store in each view.
@@ -43,6 +43,7 @@ class ViewMounter:
 
     layout: Layout
     stubs: StubMaker
+    mapped: MappedMounter
     store: Path
     store_dir: Path
     readonly_store: bool = False
@@ -79,28 +80,8 @@ class ViewMounter:
     def _mount(self, plan: ViewPlan) -> None:
         if plan.mapping is None:
             _mount_overlay(plan, plan.target)
-            return
-        if plan.kind in _BINDING:
-            raise FailedPreconditionError(
-                f"a rootfs view of kind {plan.kind.value} cannot show mapped ids",
-                hint="set store_view = overlay, with the root on a file system that has trusted.* attributes",
-            )
-        with user_namespace(plan.mapping) as userns:
-            mount_idmapped(
-                plan.overlay,
-                plan.target,
-                trees=self._trees(plan),
-                nested=plan.store_overlays,
-                userns=userns,
-                staging=plan.target.with_name(f"{TEMPORARY_PREFIX}{plan.target.name}-layers"),
-            )
-
-    def _trees(self, plan: ViewPlan) -> list[Path]:
-        """The directories that hold lower layers; each may be a file system of its own."""
-        layers = {*plan.overlay.lowerdirs}
-        layers.update(path for _, overlay in plan.store_overlays for path in overlay.datadirs)
-        trees = (self.layout.snapshots, self.layout.stubs, self.store)
-        return [tree for tree in trees if any(layer.is_relative_to(tree) for layer in layers)]
+        else:
+            self.mapped.mount(plan, plan.mapping, plainly=lambda: _mount_overlay(plan, plan.target))
 
     def mounted(self) -> list[int]:
         """The snapshots whose rootfs views are mounted."""
@@ -146,7 +127,7 @@ class ViewMounter:
         return (BindMount(source=plan.files, recursive=not within, readonly=readonly), *within)
 
     def _mounts_within(self, plan: ViewPlan, names_of: Callable[[int], Sequence[str]]) -> Iterator[BindMount]:
-        if self.readonly_store and self._is_shown(plan.files, ""):
+        if self.readonly_store and plan.nix_layers and self._is_shown(plan.files, ""):
             source = plan.files / self.store_dir.relative_to("/")
             yield BindMount(source=source, recursive=False, readonly=True, within=self.store_dir)
         if plan.kind in _BINDING:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -26,7 +26,6 @@ from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
 from nixsnap.mounts import kernel
-from nixsnap.mounts.features import Feature
 from nixsnap.nix import roots
 from nixsnap.nix.caller import Caller
 from nixsnap.nix.realise import ClosureRequest, Realiser
@@ -55,14 +54,14 @@ class Settings:
         overlay_options: What every overlay is mounted with.
         plain_options: What those of chains without a nix layer are mounted with beside that.
         infer_nix_layers: Recognise nix layers by their content at Commit.
-        idmapped_layers: Whether layers can be shown with mapped ids.
+        map_plain: Map the ids of chains without a nix layer ourselves too, and do not leave it to containerd.
     """
 
     kind: StoreView
     overlay_options: tuple[str, ...]
     plain_options: tuple[str, ...] = ()
     infer_nix_layers: bool = True
-    idmapped_layers: Feature = Feature()
+    map_plain: bool = False
 
 
 class Snapshotter:
@@ -141,7 +140,7 @@ class Snapshotter:
         """
         with self._store.read() as tx:
             chain = _Chain.read(tx, tx.get_snapshot(key))
-        if not chain.nix_layers:
+        if not self._has_view(chain):
             return self._plan_plain(chain.snapshot)
         with self._locks.hold(key):
             with self._store.read() as tx:  # it may have gone while we waited
@@ -267,7 +266,7 @@ class Snapshotter:
 
         chain = self._store.write(create)
         log.info("created %s key=%r id=%d parent=%r", kind.name.lower(), key, chain.snapshot.id, parent)
-        if not chain.nix_layers:
+        if not self._has_view(chain):
             return self._plan_plain(chain.snapshot)
         return self._mount_new_view(key, chain)
 
@@ -338,7 +337,7 @@ class Snapshotter:
             below = info.parent or parent
             chain = (snapshot_id, *(tx.chain(below) if below else ()))
             closures = tx.closures_of(chain)
-        if any(parent_id in closures for parent_id in chain[1:]):
+        if UID_MAPPING in info.labels or any(parent_id in closures for parent_id in chain[1:]):
             self._mounter.down(snapshot_id)
         usage, inferred_names = self._examine(snapshot_id, closures)
         inferred = None
@@ -401,18 +400,19 @@ class Snapshotter:
             nix_layers = tx.nix_layers(tx.chain(key) if info.parent else (snapshot_id,))
         self._reserve.spend(lambda: self._store.write(lambda tx: tx.remove(key)))
         log.info("removed key=%r id=%d", key, snapshot_id)
-        self._remove_files(snapshot_id, nix_layers=nix_layers)
+        viewed = bool(nix_layers) or UID_MAPPING in info.labels
+        self._remove_files(snapshot_id, viewed=viewed, nix_layer=snapshot_id in nix_layers)
         self._reserve.refill()
 
-    def _remove_files(self, snapshot_id: int, *, nix_layers: Collection[int]) -> None:
-        """Remove the files of a snapshot; `nix_layers` are those of its chain, itself included."""
+    def _remove_files(self, snapshot_id: int, *, viewed: bool, nix_layer: bool) -> None:
+        """Remove the files of a snapshot: those of a view where it may have one, those of a nix layer if it is one."""
         try:
-            if nix_layers:
+            if viewed:
                 self._mounter.down(snapshot_id)
             kernel.remove_tree(self._layout.snapshot(snapshot_id))
-            if nix_layers:
+            if viewed:
                 kernel.remove_tree(self._layout.work(snapshot_id))
-            if snapshot_id in nix_layers:
+            if nix_layer:
                 self._discard_closure(snapshot_id)
         except OSError:
             # The row is gone, so the call has succeeded; what is left is garbage, which the next sweep takes.
@@ -420,13 +420,20 @@ class Snapshotter:
 
     def _check_mapping(self, labels: Mapping[str, str]) -> None:
         """Refuse labels that ask for ids to be mapped in a wrong way, or where that cannot be done."""
-        missing = self._settings.idmapped_layers.missing
-        if parse_mapping(labels) is not None and missing is not None:
-            raise FailedPreconditionError(f"no container can have mapped ids here: {missing}")
+        if parse_mapping(labels) is not None:
+            self._mounter.mapped.check()
+
+    def _has_view(self, chain: _Chain) -> bool:
+        """Whether the mount of a snapshot is a view of ours."""
+        if chain.nix_layers:
+            return True
+        snapshot = chain.snapshot
+        return self._settings.map_plain and bool(snapshot.parent_ids) and UID_MAPPING in snapshot.labels
 
     def _plan_plain(self, snapshot: Snapshot) -> Mounts:
         options = (*self._settings.overlay_options, *self._settings.plain_options)
-        return (plan_plain(self._layout, snapshot, options=options, kind=self._settings.kind),)
+        idmap = not self._settings.map_plain
+        return (plan_plain(self._layout, snapshot, options=options, kind=self._settings.kind, idmap=idmap),)
 
     def _plan_view(self, chain: _Chain) -> ViewPlan:
         return plan_view(

@@ -134,7 +134,7 @@ def plan_view(
     Args:
         layout: Where the layers lie.
         snapshot: An active snapshot or a view.
-        nix_layers: Ids of the nix layers among its ancestors; at least one.
+        nix_layers: Ids of the nix layers among its ancestors; none where only its owners are to be mapped.
         kind: How store paths are to be shown; not `AUTO`.
         store: Where the store lies on this host.
         options: What every overlay on this machine is mounted with.
@@ -147,7 +147,10 @@ def plan_view(
         if parent_id in nix_layers:
             lowerdirs.append(layout.stub(kind, parent_id))
         lowerdirs.append(layout.snapshot(parent_id))
-    if kind is StoreView.OVERLAY:
+    readonly = snapshot.kind is Kind.VIEW
+    if readonly and len(lowerdirs) == 1:  # overlayfs wants two; its own layer is empty
+        lowerdirs.append(layout.snapshot(snapshot.id))
+    if kind is StoreView.OVERLAY and nix_layers:
         lowerdirs.append(store)
         options = ("redirect_dir=follow", *options)
     if len(lowerdirs) > _MAX_LOWERDIRS:
@@ -155,7 +158,6 @@ def plan_view(
             f"snapshot {snapshot.id} needs {len(lowerdirs)} overlay layers, but the kernel stacks {_MAX_LOWERDIRS}",
             hint="squash layers of the image",
         )
-    readonly = snapshot.kind is Kind.VIEW
     workdir = None if readonly else layout.work(snapshot.id)
     shown = tuple(parent_id for parent_id in snapshot.parent_ids if parent_id in nix_layers)
     stubs = [layout.stub(kind, parent_id) for parent_id in shown] if kind is StoreView.DATA_ONLY else []

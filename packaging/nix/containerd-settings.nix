@@ -16,6 +16,8 @@ in
     type = "snapshot";
     # Under rootless containerd too, whose /run is its own, with a link to XDG_RUNTIME_DIR.
     address = "/run/nix-snapshotter/nix-snapshotter.sock";
+    # Containers with user namespaces of their own; with containerd 1.7 set plain_idmap = "nixsnap" as well.
+    capabilities = [ "remap-ids" ];
   };
 
   plugins = {

@@ -243,3 +243,109 @@ def test_removal_and_sweep(rpc, nixsnap):
         assert not left.exists()
     finally:
         restarted.destroy()
+
+
+@pytest.fixture
+def overlaid(directory: Path) -> Iterator[Path]:
+    """A directory on an overlay, the file system that cannot be idmapped, over one that can take an upper layer."""
+    base = directory / "base"
+    base.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", base)
+    for name in ("lower", "upper", "work"):
+        (base / name).mkdir()
+    target = directory / "overlaid"
+    target.mkdir()
+    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+    run("mount", "-t", "overlay", "overlay", "-o", options, target)
+    yield target
+    unmount_below(directory)
+
+
+def test_layers_that_cannot_be_idmapped(directory, overlaid):
+    """Refused by name of the file system, with the way out, and nothing is made; without mapped ids all is as ever."""
+    (directory / "n").mkdir()
+    daemon = NixsnapDaemon.start(
+        directory / "n", root=overlaid / "root", config="[image_service]\nenable = false\n"
+    )
+    try:
+        assert "no containers with mapped ids" in daemon.log_text()
+        with connect(daemon.address) as rpc:
+            rpc.prepare("extract")
+            rpc.commit("plain", "extract")
+            words = (str(overlaid), "(overlay)", "cannot be mounted with mapped ids", "slow_chown = true")
+            for parent in ("", "plain"):
+                with refused(grpc.StatusCode.FAILED_PRECONDITION, *words):
+                    rpc.prepare("container", parent, IDS)
+            assert rpc.list() == ["plain"]
+            assert len(list((daemon.root / "snapshots").iterdir())) == 1
+            assert rpc.prepare("container", "plain").source
+    finally:
+        daemon.destroy()
+
+
+def test_copies_that_belong_to_the_mapped_ids(directory, overlaid):
+    """`slow_chown`: files of an image are copied and given away, set-user-id bits kept; once, not at each mount."""
+    (directory / "n").mkdir()
+    settings = {
+        "root": overlaid / "root",
+        "config": "slow_chown = true\n[image_service]\nenable = false\n",
+    }
+    daemon = NixsnapDaemon.start(directory / "n", **settings)
+    # Ids that lie within the range they come from would show a second change.
+    labels = {UID: "0:1000:65536", GID: "0:2000:65536"}
+    try:
+        with connect(daemon.address) as rpc:
+            tree = files(rpc.prepare("extract"))
+            (tree / "setuid").write_text("x")
+            (tree / "setuid").chmod(0o4755)
+            deep = tree.joinpath(*["d"] * 1200)
+            run("mkdir", "-p", deep)
+            (tree / "link").symlink_to("/etc/passwd")
+            os.chown(tree / "d", 5, 6)
+            rpc.commit("plain", "extract")
+            mount = rpc.prepare("container", "plain", labels)
+            shown = files(mount)
+
+            def check() -> None:
+                assert owner(shown) == owner(shown / "setuid") == owner(shown / "link") == (1000, 2000)
+                assert oct((shown / "setuid").stat().st_mode) == "0o104755"
+                assert owner(shown / "d") == (1005, 2006)
+                assert owner(shown.joinpath(*["d"] * 1200)) == (1000, 2000)
+
+            check()
+            assert owner(Path("/etc/passwd")) == (0, 0)
+            assert owner(daemon.root / "snapshots/1/fs/setuid") == (0, 0)
+            assert "chowning copies" in daemon.log_text()
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "read-only view"):
+                request = snapshots_pb2.ViewSnapshotRequest(key="view", parent="plain", labels=labels)
+                rpc.stub.View(request)
+        daemon.stop()
+        unmount_below(daemon.root)
+        daemon = NixsnapDaemon.start(directory / "n", **settings)
+        with connect(daemon.address) as rpc:
+            assert rpc.mounts("container") == mount
+            check()
+            rpc.remove("container")
+            assert daemon.view_mounts() == []
+    finally:
+        daemon.destroy()
+
+
+def test_plain_images_mapped_here(directory):
+    """`plain_idmap = nixsnap`, for containerd before 2.0: one bind mount, of an idmapped view, read-only ones too."""
+    with daemon_with(directory, 'plain_idmap = "nixsnap"\n') as (daemon, rpc):
+        (files(rpc.prepare("extract")) / "file").touch()
+        rpc.commit("plain", "extract")
+        mount = rpc.prepare("container", "plain", IDS)
+        assert list(mount.options) == ["rw", "rbind"]
+        assert owner(files(mount)) == owner(files(mount) / "file") == (100_000, 200_000)
+        assert rpc.mounts("container") == mount
+        request = snapshots_pb2.ViewSnapshotRequest(key="view", parent="plain", labels=IDS)
+        (view,) = rpc.stub.View(request).mounts
+        assert owner(files(view) / "file") == (100_000, 200_000)
+        assert owner(daemon.root / "snapshots/1/fs/file") == (0, 0)
+        assert len(daemon.view_mounts()) == 2
+        rpc.commit("committed", "container")
+        rpc.remove("view")
+        assert daemon.view_mounts() == []
+        assert rpc.prepare("unmapped", "plain").type == "overlay"
