@@ -349,3 +349,32 @@ def test_plain_images_mapped_here(directory):
         rpc.remove("view")
         assert daemon.view_mounts() == []
         assert rpc.prepare("unmapped", "plain").type == "overlay"
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_store_that_cannot_be_idmapped(directory, overlaid, slow):
+    """It is named; with `slow_chown` the layers' files and store paths are given away, and what is in these is not."""
+    path = f"/nix/store/{'a' * 32}-path"
+    host = overlaid / "host"
+    (host / path.removeprefix("/")).mkdir(parents=True)
+    (host / path.removeprefix("/") / "file").write_text("content")
+    builder = directory / "builder"
+    builder.write_text('#!/bin/sh\nln -s "$2" "$1"\n')
+    builder.chmod(0o755)
+    config = f'store_root = "{host}"\nexternal_builder = "{builder}"\n'
+    with daemon_with(directory, config + ("slow_chown = true\n" if slow else "")) as (daemon, rpc):
+        rpc.nix_layer("nix", [path])
+        if not slow:
+            words = (f"{host}/nix/store", "(overlay)", "cannot be mounted with mapped ids", "slow_chown")
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, *words):
+                rpc.prepare("container", "nix", IDS)
+            assert rpc.list() == ["nix"]
+        else:
+            top = files(rpc.prepare("container", "nix", IDS))
+            assert (
+                owner(top) == owner(top / "nix") == owner(top / path.removeprefix("/")) == (100_000, 200_000)
+            )
+            assert owner(top / path.removeprefix("/") / "file") == (0, 0)
+            assert (top / path.removeprefix("/") / "file").read_text() == "content"
+            rpc.remove("container")
+        assert daemon.view_mounts() == []

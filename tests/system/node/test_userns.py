@@ -6,7 +6,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lab import Closure, build_image, build_plain_image, load_image, mount_count, nix_closure
+from lab import (
+    Closure,
+    Containerd,
+    NixsnapDaemon,
+    build_image,
+    build_plain_image,
+    load_image,
+    mount_count,
+    nix_closure,
+)
 from lab.processes import wait_until
 
 REFERENCE = "lab.invalid/userns:1"
@@ -148,3 +157,26 @@ def test_a_plain_image(loaded):
     assert loaded.containerd.exec(container, "sh", "-c", script).stdout.split() == ["0", "0:0", "0:0", "0:0"]
     assert owner(upper / "new") == (100_000, 100_001)
     loaded.containerd.remove_container(container)
+
+
+@pytest.mark.parametrize("installation", ["1.7"], indirect=True)
+def test_a_plain_image_on_an_old_containerd(directory, installation):
+    """With `plain_idmap = nixsnap`: containerd 1.7 cannot map by itself."""
+    for place in (directory, directory.parent):
+        place.chmod(0o711)
+    for name in ("n", "c"):
+        (directory / name).mkdir()
+    config = 'plain_idmap = "nixsnap"\n[image_service]\nenable = false\n'
+    nixsnap = NixsnapDaemon.start(directory / "n", config=config)
+    containerd = Containerd.start(installation, directory / "c", snapshotter=nixsnap.address)
+    try:
+        archive = build_plain_image(directory / "plain.tar", reference=PLAIN)
+        containerd.ctr("image", "import", "--snapshotter", "nix", archive)
+        script = "id -u; stat -c %u:%g / /bin/busybox; echo x > /new; stat -c %u:%g /new"
+        said = containerd.run(PLAIN, "sh", "-c", script, options=mapped(100_000)).stdout
+        assert said.split() == ["0", "0:0", "0:0", "0:0"]
+        containerd.collect_garbage()
+        wait_until(lambda: nixsnap.view_mounts() == [], what="take the view down")
+    finally:
+        containerd.stop()
+        nixsnap.destroy()
