@@ -10,10 +10,12 @@ from typing import Final
 
 from nixsnap.config import Config, NixAccess
 from nixsnap.nix.builder import ExternalBuilder
+from nixsnap.nix.collector import CollectorGuard
 from nixsnap.nix.engine import NixRealiser
 from nixsnap.nix.options import nix_environment
 from nixsnap.nix.program import ProgramStore
 from nixsnap.nix.realise import Realiser
+from nixsnap.nix.state import state_directory
 from nixsnap.nix.store import NixStore
 from nixsnap.nix.worker.session import DaemonStore
 from nixsnap.nix.worker.transport import ProcessTransport, SocketTransport, Transport
@@ -28,7 +30,8 @@ def make_realiser(config: Config) -> Realiser:
     """The realiser that a configuration asks for."""
     if config.external_builder is not None:
         return ExternalBuilder(program=config.external_builder, store=config.host_store, config=config.nix)
-    return NixRealiser(nix=choose_store(config), store=config.host_store, config=config.nix)
+    realiser = NixRealiser(nix=choose_store(config), store=config.host_store, config=config.nix)
+    return CollectorGuard(realiser=realiser, lock=state_directory(config.store_root) / "gc.lock")
 
 
 def choose_store(config: Config) -> NixStore:

@@ -18,6 +18,8 @@ from typing import Final
 
 import attrs
 
+from nixsnap.nix.state import state_directory
+
 _SEAL: Final = ".sealed"
 
 
@@ -81,9 +83,7 @@ class RootInspector:
         """
         if external:
             return cls(store=store, auto=None)
-        default = Path(os.environ.get("NIX_STATE_DIR") or "/nix/var/nix")
-        state = default if store_root is None else store_root / "nix/var/nix"
-        return cls(store=store, auto=state / "gcroots/auto")
+        return cls(store=store, auto=state_directory(store_root) / "gcroots/auto")
 
     def look(self) -> StoreState:
         """Read the store directory, which Nix makes when it first puts something there, and Nix's links.

@@ -15,7 +15,7 @@ from lab import Closure, NixsnapDaemon, PrivateStore, nix_closure
 from rpc import LABEL, Rpc, connect, files, store_path_labels
 
 CLIENTS = 3
-ROUNDS = int(os.environ.get("NIXSNAP_GC_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("NIXSNAP_GC_ROUNDS", "40"))
 """Of each client, a third of a second each or less. Set it higher for a run of minutes."""
 
 
@@ -59,6 +59,9 @@ def use(rpc: Rpc, name: str, closure: Closure) -> None:
     assert dependencies
     for path in dependencies:
         assert (root / path.lstrip("/") / "share/f").read_text()
+    top = root / closure.top.lstrip("/")
+    assert {*(top / "dependencies").read_text().split()} >= set(dependencies)
+    assert (top / "bin/sh").is_symlink()
     rpc.remove(f"container {name}")
 
 
@@ -107,6 +110,7 @@ def test_nothing_is_lost_and_nothing_leaks(nixsnap, store):
     assert counts.collected > 0
     wanted = [closures[(number + ROUNDS - 1) % len(closures)] for number in range(CLIENTS)]
     store.collect_garbage()
+    store.nix_store("--verify", "--check-contents")
     present = {path.name for path in (store.root / "nix/store").iterdir() if path.name != ".links"}
     needed = {Path(path).name for path in itertools.chain(*(closure.paths for closure in wanted))}
     infos = {Path(closure.info).name for closure in wanted}
