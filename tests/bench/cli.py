@@ -11,7 +11,20 @@ from pathlib import Path
 
 from lab import Workspace, containerd_series, newest_containerd
 
-from bench import build, cycles, daemon, density, environment, load, reading, rootless, start, stubs, table
+from bench import (
+    build,
+    cycles,
+    daemon,
+    density,
+    environment,
+    fetching,
+    load,
+    reading,
+    rootless,
+    start,
+    stubs,
+    table,
+)
 from bench.closures import Closures
 from bench.results import Results, Series
 from bench.settings import Settings
@@ -25,6 +38,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cycles": cycles.measure,
     "build": build.measure,
     "load": load.measure,
+    "present": fetching.measure_present,
+    "fetching": fetching.measure,
     "reading": reading.measure,
     "daemon": daemon.measure,
     "stubs": stubs.measure,

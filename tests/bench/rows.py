@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from bench import build, cycles, density, load, reading, rootless, start, stubs
+from bench import build, cycles, density, fetching, load, reading, rootless, start, stubs
 from bench.results import Series
 
 
@@ -84,7 +84,9 @@ PLAIN = "plain image, overlayfs"
 MANY = density.CONTAINERS
 LAYERED = "`ctr image import` of the same files in a layer, overlayfs"
 CYCLES_WANTED = {1: 340, 4: 560}
-LOAD_WANTED = {(1000, form): _median(0.4) for form in load.FORMS}
+PRESENT_WANTED = {1000: _median(0.4), 5000: _median(1.5)}
+LOAD_WANTED = {(1000, form): PRESENT_WANTED[1000] for form in load.FORMS}
+RELEASES = {"machine": "Debian 12's Nix (2.8)", "newer": "Debian 13's Nix (2.26)"}
 
 START = Section(
     title="Start to exit: `ctr run --rm … true`",
@@ -241,6 +243,64 @@ LOAD = Section(
     ),
 )
 
+PRESENT = Section(
+    title="Pulling an image whose store paths are all present: Prepare and Commit of its layer, roots included",
+    rows=tuple(
+        Row(
+            what=f"{_paths(size)}, {form} annotations",
+            ours=f"present/{size}-{form}",
+            target=PRESENT_WANTED[size],
+        )
+        for size in fetching.PRESENT_SIZES
+        for form in load.FORMS
+    ),
+)
+
+
+def _fetching_rows(release: str, name: str) -> tuple[Row, ...]:
+    few, many = min(fetching.SIZES), max(fetching.SIZES)
+    # A Nix that fetches one path after another anyway is no faster for being asked for all at once.
+    parallel = _ratio(0.2) if release == "newer" else None
+    return (
+        *(
+            Row(
+                what=f"{name}: {_paths(size)}",
+                ours=f"fetching/{release}-nixsnap-{size}",
+                reference=f"fetching/{release}-bare-{size}",
+                against="one `nix-store --realise` of all",
+                target=_ratio(1.2),
+            )
+            for size in fetching.SIZES
+        ),
+        Row(
+            what=f"{name}: {_paths(few)}",
+            ours=f"fetching/{release}-nixsnap-{few}",
+            reference=f"fetching/{release}-one-by-one-{few}",
+            against="`nix-store --realise` of one after the other",
+            target=parallel,
+        ),
+        Row(
+            what=f"{name}: {fetching.CLIENTS} clients, one image of {_paths(few)}",
+            ours=f"fetching/{release}-ten-{few}",
+            reference=f"fetching/{release}-nixsnap-{few}",
+            against="one client",
+            target=_ratio(1.1),
+        ),
+        Row(
+            what=f"{name}: Mounts of another snapshot while {_paths(many)} are fetched",
+            ours=f"fetching/{release}-mounts-busy",
+            reference=f"fetching/{release}-mounts-idle",
+            against="with nothing else to do",
+            target=_median(0.005),
+        ),
+    )
+
+
+FETCHING = Section(
+    title=f"Fetching into an empty store from a cache {fetching.DELAY_SECONDS * 1000:.0f} ms away",
+    rows=tuple(row for release, name in RELEASES.items() for row in _fetching_rows(release, name)),
+)
+
 READING = Section(
     title=f"Opening and reading a small file in each of {_paths(reading.PATHS)} in a container",
     rows=tuple(
@@ -277,4 +337,4 @@ STUBS = Section(
     ),
 )
 
-SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, BUILD, LOAD, READING, DAEMON, STUBS)
+SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, BUILD, LOAD, PRESENT, FETCHING, READING, DAEMON, STUBS)
