@@ -17,7 +17,7 @@ import attrs
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
+from nixsnap.api import progress_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc
 from nixsnap.config import Config, PlainIdmap, StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.metadata.store import Store
@@ -29,6 +29,7 @@ from nixsnap.nix.roots import RootInspector
 from nixsnap.notify import notify
 from nixsnap.periodic import periodically
 from nixsnap.rootlock import hold_root
+from nixsnap.services.progress import ProgressService
 from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.serving.choice import make_server
 from nixsnap.snapshots import kinds
@@ -91,6 +92,7 @@ def serve(config: Config) -> None:
             threads=_THREADS,
         )
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
+        progress_pb2_grpc.add_ProgressServicer_to_server(ProgressService(snapshotter.fetches), server)
         with (
             _image_service(config, layout, realiser, server) as end_passing,
             contextlib.ExitStack() as background_work,  # which ends after the programs that it waits for were ended
@@ -102,6 +104,7 @@ def serve(config: Config) -> None:
             background_work.enter_context(_upkeep(upkeep))
             stop.wait()
             notify("STOPPING=1")
+            snapshotter.fetches.close()
             log.info("stopping")
     log.info("stopped")
 

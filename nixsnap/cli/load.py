@@ -62,13 +62,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _load(arguments: argparse.Namespace, planned: Plan) -> tuple[LoadedImage, ...]:
     from nixsnap.cli.progress import progress_on  # noqa: PLC0415
+    from nixsnap.cli.terminal import is_live  # noqa: PLC0415
     from nixsnap.containerd.client import connect  # noqa: PLC0415
     from nixsnap.containerd.load import load_plan  # noqa: PLC0415
+    from nixsnap.containerd.watch import watch_fetches  # noqa: PLC0415
 
     _cancel_on_sigterm()
     async with connect(arguments.address, namespace=arguments.namespace) as client:
         with progress_on(sys.stderr) as progress:
-            return await load_plan(client, planned, snapshotter=arguments.snapshotter, progress=progress)
+            loading = load_plan(client, planned, snapshotter=arguments.snapshotter, progress=progress)
+            if not is_live(sys.stderr):
+                return await loading
+            chain_ids = [layer.chain_id for image in planned.images for layer in image.layers]
+            watching = asyncio.create_task(
+                watch_fetches(client, arguments.snapshotter, chain_ids, progress.fetching)
+            )
+            try:
+                return await loading
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
 
 
 def _cancel_on_sigterm() -> None:

@@ -19,15 +19,15 @@ LEVELS: Final = {
 }
 
 
-def add_level_flag(parser: argparse.ArgumentParser) -> None:
+def add_level_flag(parser: argparse.ArgumentParser, *, default: str = "info") -> None:
     """Add `--log-level`."""
     parser.add_argument(
         "-l",
         "--log-level",
-        default="info",
+        default=default,
         choices=LEVELS,
         metavar="LEVEL",
-        help="trace, debug, info, warn, error, fatal or panic (default: info)",
+        help="trace, debug, info, warn, error, fatal or panic (default: %(default)s)",
     )
 
 

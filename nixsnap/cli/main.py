@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from nixsnap import __version__
-from nixsnap.cli import rootless, serve, storedoor
+from nixsnap.cli import realise, rootless, serve, storedoor
 from nixsnap.cli.errors import reported
 
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"nixsnap {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(subparsers)
+    realise.add_parser(subparsers)
     rootless.add_parser(subparsers)
     storedoor.add_parser(subparsers)
     arguments = parser.parse_args(argv)

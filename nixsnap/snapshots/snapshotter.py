@@ -31,6 +31,7 @@ from nixsnap.nix.caller import Caller
 from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.storepath import StorePath
 from nixsnap.snapshots import directories
+from nixsnap.snapshots.fetches import Fetches
 from nixsnap.snapshots.idmapping import GID_MAPPING, UID_MAPPING, parse_mapping, same_mapping
 from nixsnap.snapshots.inference import infer_closure
 from nixsnap.snapshots.labels import parse_closure_request
@@ -75,6 +76,9 @@ class Snapshotter:
         sweeper: Removes what no snapshot owns.
         upkeep: Fetches again what somebody took out of the store.
         settings: See there.
+
+    Attributes:
+        fetches: What is being fetched now, by key.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Snapshotter:
         self._upkeep = upkeep
         self._settings = settings
         self._locks = NamedLocks()
+        self.fetches = Fetches()
         self._reserve = Reserve(layout.reserve)
         self._reserve.refill()
 
@@ -309,7 +314,8 @@ class Snapshotter:
     ) -> Closure:
         log.info("realising %s key=%r id=%d", request, key, snapshot_id)
         gcroots = self._layout.gcroot(snapshot_id)
-        store_paths = self._realiser.realise(request, gcroots=gcroots, caller=caller)
+        with self.fetches.under_way(key) as progress:
+            store_paths = self._realiser.realise(request, gcroots=gcroots, progress=progress, caller=caller)
         roots.seal(gcroots)
         log.info("realised %d store paths key=%r id=%d", len(store_paths), key, snapshot_id)
         return Closure(

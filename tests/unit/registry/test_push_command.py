@@ -167,7 +167,7 @@ def test_bars(monkeypatch):
     """Drawn again and again in one place, below the lines that stay; gone in the end."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("nixsnap.cli.pushprogress._INTERVAL_SECONDS", 0)
+    monkeypatch.setattr("nixsnap.cli.pushprogress.INTERVAL_SECONDS", 0)
     screen = rendered(show(Terminal()))
     assert screen == [
         f"{SHORT}  already there (5.0 MiB)",
@@ -181,7 +181,7 @@ def test_bars_while_they_are_there(monkeypatch):
     """One for each blob under way and one for all, never wider than the terminal."""
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("nixsnap.cli.pushprogress._INTERVAL_SECONDS", 0)
+    monkeypatch.setattr("nixsnap.cli.pushprogress.INTERVAL_SECONDS", 0)
     stream = Terminal()
     with progress_on(stream) as progress:
         progress.pushing(2, 4 << 20)
