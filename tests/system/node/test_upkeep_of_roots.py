@@ -84,9 +84,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
 # --- store paths deleted by force
 
 
-@pytest.mark.parametrize("view", ["overlay", "data-only", "bind"])
+@pytest.mark.parametrize("view", ["overlay", "data-only", "fuse", "bind"])
 def test_a_stopped_container_starts_again(store, directory, closure, view):
     """Its view is mounted and has looked the paths up; Mounts, which precedes each start, puts them back into it."""
+    if view == "fuse" and shutil.which("fuse-overlayfs") is None:
+        pytest.skip("this machine lacks fuse-overlayfs")
     with (
         daemon_on(store, directory, config=f'store_view = "{view}"\n') as daemon,
         connect(daemon.address) as rpc,
