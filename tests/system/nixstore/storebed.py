@@ -12,8 +12,7 @@ from lab.processes import Process, run
 
 from nixsnap.config import Config, NixAccess, NixConfig
 from nixsnap.nix.choice import make_realiser
-from nixsnap.nix.engine import NixRealiser
-from nixsnap.nix.realise import ClosureRequest
+from nixsnap.nix.realise import ClosureRequest, Realiser
 from nixsnap.nix.storepath import StorePath
 
 
@@ -29,7 +28,7 @@ class Bed:
     """The public key that the cache's signatures are checked with."""
     secret_key: Path
     daemon: Process | None = None
-    realisers: list[NixRealiser] = attrs.field(factory=list)
+    realisers: list[Realiser] = attrs.field(factory=list)
 
     def config(self, **nix: object) -> Config:
         """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
@@ -41,10 +40,9 @@ class Bed:
         }
         return Config(store_root=self.store_root, nix=NixConfig(**{**settings, **nix}))
 
-    def realiser(self, **nix: object) -> NixRealiser:
+    def realiser(self, **nix: object) -> Realiser:
         """A realiser with such a configuration."""
         realiser = make_realiser(self.config(**nix))
-        assert isinstance(realiser, NixRealiser)
         self.realisers.append(realiser)
         return realiser
 
