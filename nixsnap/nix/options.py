@@ -23,12 +23,15 @@ _DEFAULTS: Final[Mapping[str, str]] = {
     "narinfo-cache-negative-ttl": "0",
     "max-substitution-jobs": _PARALLEL_FETCHES,
 }
+# Nix must not collect garbage in the midst of a fetch of ours: its collector would wait until we let go of `gc.lock`,
+# and the fetch, with the lock held for its sake, until the collector has ended (libstore/gc.cc, `autoGC`).
+_FIXED: Final[Mapping[str, str]] = {"min-free": "0"}
 # Errors are matched and shown by their words: no colours, and not in another language.
 _PLAIN_MESSAGES: Final = {"NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C"}
 
 
 def nix_options(config: NixConfig) -> dict[str, str]:
-    """The settings, by name; what is configured in `extra_options` has the last word."""
+    """The settings, by name; what is configured in `extra_options` has the last word, but for `min-free`."""
     options = dict(_DEFAULTS)
     if not config.allow_build:  # else it would be the number of builds as well
         options["max-jobs"] = _PARALLEL_FETCHES
@@ -38,7 +41,7 @@ def nix_options(config: NixConfig) -> dict[str, str]:
         options["extra-trusted-public-keys"] = " ".join(config.trusted_public_keys)
     if config.netrc_file is not None:
         options["netrc-file"] = str(config.netrc_file)
-    return options | dict(config.extra_options)
+    return {**options, **dict(config.extra_options), **_FIXED}
 
 
 def nix_environment(config: NixConfig) -> dict[str, str]:

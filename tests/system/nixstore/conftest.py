@@ -62,8 +62,8 @@ def bed(release: NixRelease, way: str, directory: Path) -> Iterator[Bed]:
         cache.held.set()
         for realiser in bed.realisers:
             realiser.close()
-    if daemon is not None:
-        daemon.stop()
+    if bed.daemon is not None:
+        bed.daemon.stop()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 from lab.binarycache import BinaryCache
 from lab.nix import Closure
+from lab.nixes import NixRelease, start_nix_daemon
 from lab.processes import Process, run
 
 from nixsnap.config import Config, NixAccess, NixConfig
@@ -57,6 +58,13 @@ class Bed:
     def remove_by_force(self, store_path: str) -> None:
         """Remove a store path's files behind Nix's back."""
         run("rm", "-rf", self.store_root / store_path.lstrip("/"))
+
+    def restart_daemon(self, release: NixRelease) -> None:
+        """Have a daemon that serves the store read its settings anew."""
+        assert self.daemon is not None
+        self.daemon.stop()
+        (self.store_root / "nix/var/nix/daemon-socket/socket").unlink(missing_ok=True)
+        self.daemon = start_nix_daemon(release, self.store_root, self.directory)
 
     def roots(self, name: str = "roots") -> Path:
         """A directory of roots."""

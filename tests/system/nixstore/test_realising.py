@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from lab.nix import Closure, nix_closure
+from lab.nixes import NixRelease
 from storebed import Bed, paths_request, request_of
 
 from nixsnap.errors import InvalidArgumentError, NotFoundError
@@ -97,3 +100,16 @@ def test_hundreds_of_paths_at_once(bed: Bed):
     bed.publish(closure)
     assert len(bed.realiser().realise(request_of(closure), gcroots=bed.roots())) == len(closure.paths)
     assert len(set(bed.cache.nars)) == len(bed.cache.nars)
+
+
+def test_nix_that_frees_space_by_itself(
+    bed: Bed, small: Closure, release: NixRelease, directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nix set up to collect garbage when space gets short: its collector, which waits for pulls, holds up none."""
+    bed.publish(small)
+    (directory / "nix.conf").write_text(f"min-free = {1 << 60}\nmax-free = {1 << 61}\n")
+    monkeypatch.setenv("NIX_CONF_DIR", str(directory))
+    if bed.daemon is not None:  # which reads its settings when it starts
+        bed.restart_daemon(release)
+    realiser = bed.realiser(extra_options={"min-free": 1 << 60})
+    assert all(bed.has(str(path)) for path in realiser.realise(request_of(small), gcroots=bed.roots()))
