@@ -24,7 +24,23 @@ static uint32_t outside(const struct nsnap_id_range *ranges, size_t count, uint3
 	return id;
 }
 
-/* Gives one file away. chown(2) takes set-user-id and set-group-id bits off regular files, so they are put back. */
+/* No symlink is followed, whatever the name stands for by now. */
+static errint_t set_mode(const struct shift *shift, int dir_fd, const char *name, mode_t mode)
+{
+	cleanup_close int fd = openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0)
+		return fail_subject(shift->failure, -errno, "openat", name);
+	/* fchmod(2) takes no such descriptor, and fchmodat(2) no flag, but the name of the descriptor. */
+	if (fchmodat(AT_FDCWD, fd_path(fd).text, mode, 0) < 0)
+		return fail_subject(shift->failure, -errno, "fchmodat", name);
+	return 0;
+}
+
+/*
+ * Gives one file away. chown(2) takes set-user-id and set-group-id bits off regular files. They are put back: the same
+ * files idmapped would have them, and the kernel heeds none of an id that the user namespace does not have.
+ */
 static errint_t shift_file(const struct shift *shift, int dir_fd, const char *name, const struct stat *st)
 {
 	uid_t uid = outside(shift->uids, shift->uid_count, st->st_uid);
@@ -34,9 +50,8 @@ static errint_t shift_file(const struct shift *shift, int dir_fd, const char *na
 		return 0;
 	if (fchownat(dir_fd, name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
 		return fail_subject(shift->failure, -errno, "fchownat", name);
-	if (S_ISREG(st->st_mode) && (st->st_mode & (S_ISUID | S_ISGID)) &&
-	    fchmodat(dir_fd, name, st->st_mode & 07777, 0) < 0)
-		return fail_subject(shift->failure, -errno, "fchmodat", name);
+	if (S_ISREG(st->st_mode) && (st->st_mode & (S_ISUID | S_ISGID)))
+		return set_mode(shift, dir_fd, name, st->st_mode & 07777);
 	return 0;
 }
 
@@ -65,17 +80,29 @@ static errint_t shift_entry(struct walk *walk, const char *name, unsigned char t
 	return result < 0 ? fail(shift->failure, result, "malloc") : 0;
 }
 
+static errint_t read_here(struct walk *walk, struct shift *shift)
+{
+	errint_t result;
+
+	shift->failure->step = NULL;
+	result = walk_read(walk, shift_entry, shift);
+	return result < 0 && !shift->failure->step ? fail(shift->failure, result, "getdents64") : result;
+}
+
 static errint_t shift_below(struct walk *walk, struct shift *shift)
 {
-	errint_t result = walk_read(walk, shift_entry, shift);
+	errint_t result = read_here(walk, shift);
 
 	while (result == 0) {
 		if (walk_queued(walk)) {
 			result = walk_enter(walk, RESOLVE_NO_XDEV);
-			if (result == 0)
-				result = walk_read(walk, shift_entry, shift);
+			if (result < 0)
+				return fail_subject(shift->failure, result, "openat2", walk_queued(walk));
+			result = read_here(walk, shift);
 		} else if (walk->depth > 1) {
 			result = walk_leave(walk);
+			if (result < 0)
+				return fail(shift->failure, result, "openat parent");
 			walk_drop(walk);
 		} else {
 			return 0;
@@ -99,7 +126,6 @@ errint_t nsnap_shift_owners(int dir_fd, int shallow_fd, const struct nsnap_id_ra
 	};
 	errint_t result;
 
-	(void)fail(failure, 0, "walk"); /* until a visit says more */
 	if (shift.has_shallow && fstat(shallow_fd, &shift.shallow) < 0)
 		return fail(failure, -errno, "fstat");
 	result = errint(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -9,6 +9,7 @@ and that nobody gets without having asked for it (`slow_chown`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -63,16 +64,17 @@ class MappedMounter:
                 f"no container can have mapped ids here: {self.idmapped_layers.missing}"
             )
 
-    def mount(self, plan: ViewPlan, mapping: IdMapping, *, plainly: Callable[[], None]) -> None:
+    def mount(self, plan: ViewPlan, mapping: IdMapping, *, plainly: Callable[[Path], None]) -> None:
         """Mount a view's overlay with the owners of its lower layers mapped.
 
         Args:
             plan: The view.
             mapping: The ids.
-            plainly: Mounts it with owners as they are.
+            plainly: Mounts it, with owners as they are, at the directory that it is given.
 
         Raises:
-            FailedPreconditionError: A file system, or the kernel, cannot idmap, and nobody asked for copies.
+            FailedPreconditionError: A file system, or the kernel, cannot idmap, and nobody asked for copies; or they
+                cannot be had.
             StepError: The kernel refused for another reason. Nothing is mounted then.
         """
         try:
@@ -109,28 +111,41 @@ class MappedMounter:
         return [tree for tree in trees if any(layer.is_relative_to(tree) for layer in layers)]
 
     def _mount_chowned(
-        self, plan: ViewPlan, mapping: IdMapping, plainly: Callable[[], None], *, reason: str
+        self, plan: ViewPlan, mapping: IdMapping, plainly: Callable[[Path], None], *, reason: str
     ) -> None:
-        """Mount a view as it is, and give the files of its layers away in it, once in its snapshot's life."""
-        if plan.overlay.upperdir is None:
+        """Mount a view as it is, after the files of its layers have been given away in it, once in its life."""
+        upperdir = plan.overlay.upperdir
+        if upperdir is None:
             raise FailedPreconditionError(
                 f"a read-only view cannot have copies of files that belong to the mapped ids, and {reason}"
             )
-        log.warning(
-            "chowning copies of an image's files, as configured; files of the store stay nobody's view=%s reason=%r",
-            plan.target,
-            reason,
-        )
-        plainly()
-        marker = plan.overlay.upperdir / _CHOWNED
-        if marker.exists():
-            return
-        try:
-            self._chown(plan.files, mapping)
-            (plan.target / _CHOWNED).touch()
-        except BaseException:
-            kernel.detach(plan.target)
-            raise
+        if not (upperdir / _CHOWNED).exists():
+            log.warning(
+                "chowning copies of an image's files, as configured; the store's stay nobody's view=%s reason=%r",
+                plan.target,
+                reason,
+            )
+            self._give_away(plan, upperdir, mapping, plainly)
+        plainly(plan.target)
+
+    def _give_away(
+        self, plan: ViewPlan, upperdir: Path, mapping: IdMapping, plainly: Callable[[Path], None]
+    ) -> None:
+        """Chown the files where no container finds them: a daemon that ends meanwhile leaves no view half done."""
+        files = plan.files.relative_to(plan.target)
+        if any((upperdir / files).iterdir()):  # some may be given away, and would be for a second time
+            raise FailedPreconditionError(
+                f"{upperdir} has files already, of a container or of chowning that was interrupted",
+                hint="remove the container and create it again",
+            )
+        staging = plan.target.with_name(f"{TEMPORARY_PREFIX}{plan.target.name}-chown")
+        staging.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(staging.rmdir)
+            plainly(staging)
+            stack.callback(kernel.unmount, staging)
+            self._chown(staging / files, mapping)
+            (staging / _CHOWNED).touch()
 
     def _chown(self, files: Path, mapping: IdMapping) -> None:
         """Give away all but what is in store paths, which would copy the closure."""

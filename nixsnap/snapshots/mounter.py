@@ -81,7 +81,7 @@ class ViewMounter:
         if plan.mapping is None:
             _mount_overlay(plan, plan.target)
         else:
-            self.mapped.mount(plan, plan.mapping, plainly=lambda: _mount_overlay(plan, plan.target))
+            self.mapped.mount(plan, plan.mapping, plainly=lambda target: _mount_overlay(plan, target))
 
     def mounted(self) -> list[int]:
         """The snapshots whose rootfs views are mounted."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
 from faults import Fault, with_faults
+from trees import make_deep
 
 from nixsnap.mounts import kernel
 from nixsnap.mounts.kernel import StepError
@@ -20,6 +22,9 @@ MAPPING = IdMapping(
     ),
     gids=(IdRange(container_id=0, host_id=2000, length=1000),),
 )
+
+HERE_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+NAMED_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @pytest.fixture
@@ -69,12 +74,75 @@ def test_a_mount_in_the_way(tree, directory):
     assert directory.exists()
 
 
+def test_a_very_deep_tree_with_few_descriptors(directory):
+    """10,000 levels, of which a hostile image may be made."""
+    top = directory / "deep"
+    top.mkdir()
+    make_deep(top, 10_000)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        kernel.shift_owners(top, MAPPING)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert owner(top / "/".join(["d"] * 1000)) == (500, 2000)
+    kernel.remove_tree(top)
+
+
+@pytest.mark.parametrize("name", ["\n", "-R", "...", "x" * 255, os.fsdecode(b"\xff")])
+def test_odd_names(tree, name):
+    """They are names like others."""
+    (tree / name).mkdir()
+    (tree / name / name).touch()
+    kernel.shift_owners(tree, MAPPING)
+    assert owner(tree / name) == owner(tree / name / name) == (500, 2000)
+
+
+@pytest.mark.parametrize("at", [".", "store"])
+def test_a_symlink_to_a_file_with_bits(tree, directory, at):
+    """The link is given away; of what it leads to neither owner nor mode changes."""
+    outside = directory / "outside"
+    outside.touch()
+    outside.chmod(0o4755)
+    (tree / at / "out").symlink_to(outside)
+    (tree / at / "away").symlink_to(directory)
+    kernel.shift_owners(tree, MAPPING)
+    assert owner(tree / at / "out") == owner(tree / at / "away") == (500, 2000)
+    assert owner(outside) == owner(directory) == (0, 0)
+    assert oct(outside.stat().st_mode) == "0o104755"
+
+
+def test_what_is_no_regular_file(tree):
+    """Devices, pipes and sockets have owners, too; none is opened."""
+    os.mkfifo(tree / "fifo")
+    os.mknod(tree / "device", 0o020600, os.makedev(1, 3))
+    kernel.shift_owners(tree, MAPPING)
+    assert owner(tree / "fifo") == owner(tree / "device") == (500, 2000)
+
+
+def test_nothing_leaks_in_hundreds_of_calls(tree):
+    """Whether they succeed or fail."""
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(300):
+        os.chown(tree / "setuid", 0, 0)
+        (tree / "setuid").chmod(0o6711)
+        kernel.shift_owners(tree, MAPPING)
+        os.chown(tree / "setuid", 0, 0)
+        with pytest.raises(StepError):
+            kernel.shift_owners(tree / "setuid", MAPPING)
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
 @pytest.mark.parametrize(
     ("fault", "step"),
     [
         (Fault("fchownat", errno.EROFS), "fchownat"),
-        (Fault("getdents64", errno.EIO), "walk"),
-        (Fault("openat2", errno.EMFILE), "walk"),
+        (Fault("fchmodat", errno.EROFS), "fchmodat"),
+        (Fault("openat", errno.EMFILE, argument=(2, NAMED_FLAGS), below_descriptor=True), "openat"),
+        (Fault("newfstatat", errno.EIO, argument=(3, 0x900)), "fstatat"),
+        (Fault("getdents64", errno.EIO), "getdents64"),
+        (Fault("openat2", errno.EMFILE), "openat2"),
+        (Fault("openat", errno.EMFILE, argument=(2, HERE_FLAGS), below_descriptor=True), "open"),
     ],
 )
 def test_each_step_that_fails_is_named(tree, fault, step):
@@ -82,3 +150,18 @@ def test_each_step_that_fails_is_named(tree, fault, step):
     with pytest.raises(StepError) as caught:
         with_faults(lambda: kernel.shift_owners(tree, MAPPING), fault)
     assert (caught.value.errno, caught.value.step) == (fault.errno, step)
+
+
+def test_what_fails_is_named_with_its_place(tree):
+    """The tree, and the entry."""
+    with pytest.raises(StepError, match=r"fchmodat: Read-only file system: .*/tree' \('setuid'\)"):
+        with_faults(lambda: kernel.shift_owners(tree, MAPPING), Fault("fchmodat", errno.EROFS))
+
+
+@pytest.mark.parametrize(("shallow", "step"), [(True, "fstat"), (False, "walk")])
+def test_looking_at_a_directory_can_fail(tree, shallow, step):
+    """At the shallow one, and at the top; glibc has two ways to call fstat."""
+    faults = [Fault(call, errno.EIO) for call in ("newfstatat", "fstat")]
+    with kernel.open_beneath(tree, "store") as store, pytest.raises(StepError) as caught:
+        with_faults(lambda: kernel.shift_owners(tree, MAPPING, shallow=store if shallow else None), *faults)
+    assert (caught.value.errno, caught.value.step) == (errno.EIO, step)

@@ -331,6 +331,61 @@ def test_copies_that_belong_to_the_mapped_ids(directory, overlaid):
         daemon.destroy()
 
 
+def test_chowning_that_was_interrupted(directory, overlaid):
+    """Nothing is given away twice: the container is refused, with the way out, and what it wrote stays."""
+    (directory / "n").mkdir()
+    settings = {"root": overlaid / "root", "config": "slow_chown = true\n[image_service]\nenable = false\n"}
+    daemon = NixsnapDaemon.start(directory / "n", **settings)
+    try:
+        with connect(daemon.address) as rpc:
+            (files(rpc.prepare("extract")) / "file").touch()
+            rpc.commit("plain", "extract")
+            rpc.prepare("container", "plain", IDS)
+        daemon.kill()
+        unmount_below(daemon.root)
+        (daemon.root / "snapshots/2/chowned").unlink()
+        left = daemon.root / "views/new-2-chown"
+        left.mkdir()
+        run("mount", "--bind", "/etc", left)
+        daemon = NixsnapDaemon.start(directory / "n", **settings)
+        with connect(daemon.address) as rpc:
+            assert not left.exists()
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "interrupted", "create it again"):
+                rpc.mounts("container")
+            assert daemon.view_mounts() == []
+            assert owner(daemon.root / "snapshots/2/fs/file") == (100_000, 200_000)
+            rpc.remove("container")
+            again = files(rpc.prepare("container", "plain", IDS))
+            assert owner(again / "file") == (100_000, 200_000)
+    finally:
+        daemon.destroy()
+
+
+def test_copies_that_there_is_no_space_for(directory, overlaid):
+    """Nothing of the container stays: no snapshot, no view, no file."""
+    (directory / "n").mkdir()
+    daemon = NixsnapDaemon.start(
+        directory / "n",
+        root=overlaid / "root",
+        config="slow_chown = true\n[image_service]\nenable = false\n",
+    )
+    try:
+        with connect(daemon.address) as rpc:
+            (files(rpc.prepare("extract")) / "file").write_bytes(b"x" * 4_000_000)
+            rpc.commit("plain", "extract")
+            space = os.statvfs(overlaid)
+            used = (space.f_blocks - space.f_bfree) * space.f_bsize
+            run("mount", "-o", f"remount,size={used + 1_000_000}", directory / "base")
+            with pytest.raises(grpc.RpcError, match="fchownat: No space left on device"):
+                rpc.prepare("container", "plain", IDS)
+            assert rpc.list() == ["plain"]
+            assert daemon.view_mounts() == []
+            assert [path.name for path in (daemon.root / "snapshots").iterdir()] == ["1"]
+            assert list((daemon.root / "views").iterdir()) == []
+    finally:
+        daemon.destroy()
+
+
 def test_plain_images_mapped_here(directory):
     """`plain_idmap = nixsnap`, for containerd before 2.0: one bind mount, of an idmapped view, read-only ones too."""
     with daemon_with(directory, 'plain_idmap = "nixsnap"\n') as (daemon, rpc):

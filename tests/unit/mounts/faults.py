@@ -34,6 +34,7 @@ _NUMBERS = {
     "clone3": (435, 435),
     "fchdir": (81, 50),
     "fchmod": (91, 52),
+    "fchmodat": (268, 53),
     "fchown": (93, 55),
     "fchownat": (260, 54),
     "fcntl": (72, 25),

@@ -10,7 +10,7 @@ import pytest
 from nixsnap.errors import InvalidArgumentError
 from nixsnap.mounts import kernel
 from nixsnap.mounts.kernel import StepError
-from nixsnap.mounts.values import OwnedFd
+from nixsnap.mounts.values import IdMapping, OwnedFd
 
 NUL = Path("/tmp/a\0b")
 
@@ -96,6 +96,7 @@ def test_bytes_that_are_no_text_do_not_break_the_message():
         lambda: kernel.fill_stub_trees(Path("/"), store=Path("/"), names=["a"], xattr_prefix="user.\0"),
         lambda: kernel.remove_tree(Path("/") / "tmp" / "a\0b"),
         lambda: kernel.disk_usage(NUL),
+        lambda: kernel.shift_owners(NUL, IdMapping(uids=(), gids=())),
     ],
 )
 def test_a_nul_is_refused(call):

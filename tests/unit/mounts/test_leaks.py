@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from nixsnap.mounts import kernel
+from nixsnap.mounts.values import IdMapping
 
 USER = "user.overlay."
+NO_IDS = IdMapping(uids=(), gids=())
 ROUNDS = 500
 ALLOWED_BYTES = ROUNDS * 16  # any leak is larger: the smallest block of malloc is 24 bytes
 
@@ -104,6 +106,8 @@ def tree(tmp_path) -> Path:
             kernel.remove_tree(tree / "1" / "3"),
         ),
         lambda tree: ((tree / "9" / "x").mkdir(parents=True), kernel.remove_tree(tree / "9")),
+        lambda tree: kernel.shift_owners(tree, NO_IDS),
+        lambda tree: fails(lambda: kernel.shift_owners(tree / "absent", NO_IDS)),
         lambda tree: fails(lambda: kernel.create_overlay(lowerdirs=[tree / "absent"])),
     ],
     ids=[
@@ -118,6 +122,8 @@ def tree(tmp_path) -> Path:
         "stub tree that fails",
         "stub tree",
         "removal",
+        "owners",
+        "owners that fail",
         "overlay that fails",
     ],
 )

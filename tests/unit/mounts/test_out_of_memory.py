@@ -25,14 +25,15 @@ def no_memory(tmp_path_factory) -> Path:
     return library
 
 
-def run(no_memory: Path, function: str, path: Path) -> str:
-    """Call a function of the kernel module on a path, and return the error it ends with."""
+def run(no_memory: Path, function: str, path: Path, *more: str) -> str:
+    """Call a function of the kernel module on a path (and more, in Python), and return the error it ends with."""
     program = f"""
 import sys
 from pathlib import Path
 from nixsnap.mounts import kernel
+from nixsnap.mounts.values import IdMapping
 try:
-    kernel.{function}(Path(sys.argv[1]))
+    kernel.{function}({", ".join(["Path(sys.argv[1])", *more])})
 except OSError as error:
     print(error)
 """
@@ -49,12 +50,15 @@ def test_the_set_of_inodes(no_memory, tmp_path):
     assert run(no_memory, "disk_usage", tmp_path) == f"malloc: Cannot allocate memory: '{tmp_path}'"
 
 
-@pytest.mark.parametrize("function", ["disk_usage", "remove_tree"])
-def test_the_queue_of_directories(no_memory, tmp_path, function):
+@pytest.mark.parametrize(
+    "call", [("disk_usage",), ("remove_tree",), ("shift_owners", "IdMapping(uids=(), gids=())")]
+)
+def test_the_queue_of_directories(no_memory, tmp_path, call):
     """It has 32 KiB for names, and may not have 64."""
     for number in range(350):
         (tmp_path / f"{number:0100}" / "below").mkdir(parents=True)
-    assert run(no_memory, function, tmp_path) == f"malloc: Cannot allocate memory: '{tmp_path}'"
+    function, *more = call
+    assert run(no_memory, function, tmp_path, *more) == f"malloc: Cannot allocate memory: '{tmp_path}'"
 
 
 def test_the_levels_of_a_deep_tree(no_memory, in_memory):
