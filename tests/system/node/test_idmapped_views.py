@@ -245,22 +245,6 @@ def test_removal_and_sweep(rpc, nixsnap):
         restarted.destroy()
 
 
-@pytest.fixture
-def overlaid(directory: Path) -> Iterator[Path]:
-    """A directory on an overlay, the file system that cannot be idmapped, over one that can take an upper layer."""
-    base = directory / "base"
-    base.mkdir()
-    run("mount", "-t", "tmpfs", "tmpfs", base)
-    for name in ("lower", "upper", "work"):
-        (base / name).mkdir()
-    target = directory / "overlaid"
-    target.mkdir()
-    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
-    run("mount", "-t", "overlay", "overlay", "-o", options, target)
-    yield target
-    unmount_below(directory)
-
-
 def test_layers_that_cannot_be_idmapped(directory, overlaid):
     """Refused by name of the file system, with the way out, and nothing is made; without mapped ids all is as ever."""
     (directory / "n").mkdir()

@@ -16,7 +16,7 @@ from lab import (
     mount_count,
     nix_closure,
 )
-from lab.processes import wait_until
+from lab.processes import CommandError, wait_until
 
 REFERENCE = "lab.invalid/userns:1"
 PLAIN = "lab.invalid/userns-plain:1"
@@ -175,6 +175,38 @@ def test_a_plain_image_on_an_old_containerd(directory, installation):
         script = "id -u; stat -c %u:%g / /bin/busybox; echo x > /new; stat -c %u:%g /new"
         said = containerd.run(PLAIN, "sh", "-c", script, options=mapped(100_000)).stdout
         assert said.split() == ["0", "0:0", "0:0", "0:0"]
+        containerd.collect_garbage()
+        wait_until(lambda: nixsnap.view_mounts() == [], what="take the view down")
+    finally:
+        containerd.stop()
+        nixsnap.destroy()
+
+
+@pytest.mark.parametrize("slow", [True, False])
+@since_2
+def test_a_file_system_that_cannot_be_idmapped(directory, overlaid, installation, app, slow):
+    """With `slow_chown` a container starts and its root owns all but store paths; else `ctr` is told how to."""
+    for place in (directory, directory.parent):
+        place.chmod(0o711)
+    for name in ("n", "c"):
+        (directory / name).mkdir()
+    # The kind that is to be had on any file system. Its store paths are mounts of containerd's.
+    config = f'store_view = "fuse"\nslow_chown = {str(slow).lower()}\n[image_service]\nenable = false\n'
+    nixsnap = NixsnapDaemon.start(directory / "n", root=overlaid / "root", config=config)
+    containerd = Containerd.start(installation, directory / "c", snapshotter=nixsnap.address)
+    try:
+        load_image(containerd, build_image(app, directory / "app.tar", reference=REFERENCE))
+        command = [
+            f"{app.top}/bin/sh",
+            "-c",
+            f"id -u; stat -c %u:%g / /nix/store {app.top}; touch /new; stat -c %u:%g /new",
+        ]
+        if slow:
+            said = containerd.run(REFERENCE, *command, options=mapped(100_000)).stdout
+            assert said.split() == ["0", "0:0", "0:0", "65534:65534", "0:0"]
+        else:
+            with pytest.raises(CommandError, match=rf"{overlaid}/root.*\(overlay\).*slow_chown = true"):
+                containerd.run(REFERENCE, *command, options=mapped(100_000))
         containerd.collect_garbage()
         wait_until(lambda: nixsnap.view_mounts() == [], what="take the view down")
     finally:
