@@ -54,7 +54,8 @@ class Activities:
     """Follows the events of one call, which all come from one thread. `heard_seconds` may be read by any.
 
     Attributes:
-        heard_seconds: When the last event came, by the monotonic clock.
+        heard_seconds: When the last event came that says anything new, by the monotonic clock. While a cache is silent
+            Nix goes on to report, about once a second, that a transfer is as far as it was.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,7 @@ class Activities:
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._running: dict[int, _Activity] = {}
         self._caches: dict[str, None] = {}  # in the order in which they were asked
+        self._latest: dict[int, dict[int, Sequence[int | str]]] = {}  # what was said last of what
         self._bytes_copied = 0  # by copies that have ended
         self._progress = Progress()
 
@@ -92,6 +94,7 @@ class Activities:
         self._running[activity] = _Activity(kind=kind, subject=subject)
         if kind == Kind.FILE_TRANSFER and (cache := cache_of(subject)):
             self._caches[cache] = None
+        self._heard()
         self._tell()
 
     def stopped(self, activity: int) -> None:
@@ -99,10 +102,16 @@ class Activities:
         ended = self._running.pop(activity, None)
         if ended is not None and ended.kind == Kind.COPY_PATH:
             self._bytes_copied += ended.bytes_done
+        self._latest.pop(activity, None)
+        self._heard()
         self._tell()
 
     def resulted(self, activity: int, kind: int, fields: Sequence[int | str]) -> None:
         """Something is said of an activity."""
+        latest = self._latest.setdefault(activity, {})
+        if latest.get(kind) != fields:
+            latest[kind] = fields
+            self._heard()
         of = self._running.get(activity)
         numbers = [field for field in fields if isinstance(field, int)]
         if kind == Result.BUILD_LOG_LINE and fields:
@@ -143,8 +152,11 @@ class Activities:
         elif activity.kind == Kind.COPY_PATHS:
             self._progress = attrs.evolve(self._progress, paths_done=done, paths_total=expected)
 
+    def _heard(self) -> None:
+        self.heard_seconds = time.monotonic()
+
     def _tell(self) -> None:
-        self.heard_seconds = now = time.monotonic()
+        now = time.monotonic()
         if self._sink is ignore or now - self._told_seconds < _INTERVAL_SECONDS:
             return
         self._told_seconds = now

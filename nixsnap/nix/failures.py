@@ -75,7 +75,7 @@ _MEANINGS: Final[Sequence[Meaning]] = (
         "the cache names a path whose content it does not have; copy it there again with nix copy",
     ),
     _meaning(
-        r"hash mismatch|Failed to open archive|Corrupted input data|unexpected end-of-file|bad archive",
+        r"hash mismatch|Failed to open archive|Corrupted input data|unexpected end-of-file|bad archive|NAR contains",
         UnavailableError,
         "what the cache served is damaged or was cut short; copy it there again with nix copy",
     ),

@@ -10,7 +10,7 @@ from nixsnap.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from nixsnap.nix.activities import Activities
+from nixsnap.nix.activities import Activities, Kind, Result
 from nixsnap.nix.caches import cache_of
 from nixsnap.nix.failures import Failure, plain
 from nixsnap.nix.storepath import StorePath
@@ -49,6 +49,7 @@ A, B = (StorePath.parse(f"/nix/store/{letter * 32}-{letter}") for letter in "ab"
             "copy it there again",
         ),
         ("Failed to open archive (Lzma library error: Corrupted input data)", UnavailableError, "damaged"),
+        ("error: NAR contains invalid file name ''", UnavailableError, "damaged"),
         (f"builder for '{A}.drv' failed with exit code 1", UnavailableError, "nix log"),
         (
             f"error: path '{A}' is required, but there is no substituter that can build it",
@@ -114,3 +115,15 @@ def test_json_events():
     assert activities.moment().current == ()
     for strange in (b"error: plain", b"@nix {", b'@nix {"action":"start"}', b"@nix []"):
         assert activities.take_json(strange)
+
+
+def test_a_transfer_that_stands_still_is_silence():
+    """Nix repeats how far it is, about once a second; only what is new shows that a cache is alive."""
+    activities = Activities()
+    activities.started(1, Kind.FILE_TRANSFER, "", ["http://127.0.0.1/nar/x"])
+    activities.resulted(1, Result.PROGRESS, [0, 0])
+    heard = activities.heard_seconds
+    activities.resulted(1, Result.PROGRESS, [0, 0])
+    assert activities.heard_seconds == heard
+    activities.resulted(1, Result.PROGRESS, [1, 0])
+    assert activities.heard_seconds > heard
