@@ -56,6 +56,7 @@ def bed(release: NixRelease, way: str, directory: Path) -> Iterator[Bed]:
             cache=cache,
             key=public.read_text().strip(),
             secret_key=secret,
+            release=release,
             daemon=daemon,
         )
         yield bed

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -28,8 +31,14 @@ class Bed:
     key: str
     """The public key that the cache's signatures are checked with."""
     secret_key: Path
+    release: NixRelease
     daemon: Process | None = None
     realisers: list[Realiser] = attrs.field(factory=list)
+
+    @property
+    def asks_programs(self) -> bool:
+        """Whether `nix-store` is run for each question; it cannot say some of what a daemon can."""
+        return self.access is NixAccess.PROGRAM
 
     def config(self, **nix: object) -> Config:
         """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
@@ -55,6 +64,23 @@ class Bed:
         """Whether the store holds a store path."""
         return os.path.lexists(self.store_root / store_path.lstrip("/"))
 
+    @contextmanager
+    def limited(self, size_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Have the store lie on a disk of its own of such a size, within the block; yields what makes it larger."""
+        store = self.store_root / "nix/store"
+        store.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", store)
+        self._restart_daemon()  # it has a mount namespace of its own, made when it started
+        try:
+            yield functools.partial(_resize, store)
+        finally:
+            run("umount", "--lazy", store)
+
+    def _restart_daemon(self) -> None:
+        if self.daemon is not None:
+            self.daemon.stop()
+            self.daemon = start_nix_daemon(self.release, self.store_root, self.directory)
+
     def remove_by_force(self, store_path: str) -> None:
         """Remove a store path's files behind Nix's back."""
         run("rm", "-rf", self.store_root / store_path.lstrip("/"))
@@ -78,6 +104,10 @@ class Bed:
     def nix_store(self, *arguments: str) -> str:
         """Run nix-store on it, past any daemon."""
         return run("nix-store", "--store", self.store_root, *arguments).stdout
+
+
+def _resize(mount: Path, size_bytes: int) -> None:
+    run("mount", "-o", f"remount,size={size_bytes}", mount)
 
 
 def request_of(closure: Closure) -> ClosureRequest:
