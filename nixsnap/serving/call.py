@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _NO_FLAGS: Final = 0
+_LOOKS: Final = 4
+_LOOK_SECONDS: Final = 0.005
 _OK: Final = grpc.StatusCode.OK
 
 
@@ -130,9 +132,18 @@ class Call(grpc.ServicerContext):
         )
 
     def messages(self) -> Iterator[bytes]:
-        """The client's messages, as they come."""
+        """The client's messages, as they come.
+
+        Raises:
+            grpc.RpcError: The client went away before it had sent them all.
+        """
         while (message := self._next_message()) is not None:
             yield message
+        # A call that was cancelled looks like the end of the messages at first, until it is said to be over.
+        for _ in range(_LOOKS):
+            if self._over:
+                raise grpc.RpcError
+            time.sleep(_LOOK_SECONDS)
 
     def send(self, message: bytes) -> bool:
         """Send a message, and wait until there is room for another; whether the call goes on."""
