@@ -27,7 +27,7 @@ from lab.containerd import (
 )
 from lab.containerd_config import CriSettings
 from lab.daemon import NixsnapDaemon, installed_program
-from lab.images import add_plain_layer, build_image, build_plain_image, load_image
+from lab.images import LayerFile, add_plain_layer, build_image, build_plain_image, load_image
 from lab.mounts import Mount, mount_count, mounts, mounts_below, unmount_below
 from lab.netns import DetachedNetwork
 from lab.nix import Closure, closure_info, nix_build, nix_closure, nix_environment
@@ -44,6 +44,7 @@ __all__ = [
     "CriSettings",
     "DetachedNetwork",
     "Installation",
+    "LayerFile",
     "Mount",
     "NixsnapDaemon",
     "Node",

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from lab.containerd import Containerd
 from lab.daemon import installed_program
 from lab.nix import Closure, write_busybox_tree
@@ -99,7 +101,19 @@ def build_plain_image(archive: Path, *, reference: str) -> Path:
     return _write_with_layer(archive, {}, config=config, layers=[], layer=_layer(), reference=reference)
 
 
-def add_plain_layer(base: Path, archive: Path, *, reference: str, files: Mapping[str, str]) -> Path:
+@attrs.frozen(kw_only=True)
+class LayerFile:
+    """A regular file of a layer."""
+
+    content: bytes
+    mode: int = 0o644
+    owner: int = 0
+    """Of user and group alike."""
+
+
+def add_plain_layer(
+    base: Path, archive: Path, *, reference: str, files: Mapping[str, str | LayerFile]
+) -> Path:
     """Write the image of an OCI archive with one more ordinary layer, which holds `files`; return its path."""
     with tarfile.open(base) as tar:
         blobs = {member.name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
@@ -114,10 +128,13 @@ def add_plain_layer(base: Path, archive: Path, *, reference: str, files: Mapping
     config.pop("history", None)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, text in files.items():
+        for name, given in files.items():
+            file = LayerFile(content=given.encode()) if isinstance(given, str) else given
             member = tarfile.TarInfo(name)
-            member.size = len(text.encode())
-            tar.addfile(member, io.BytesIO(text.encode()))
+            member.size = len(file.content)
+            member.mode = file.mode
+            member.uid = member.gid = file.owner
+            tar.addfile(member, io.BytesIO(file.content))
     kept = {layer["digest"] for layer in manifest["layers"]}
     blobs_kept = {name: blob for name, blob in content.items() if _digest(blob) in kept}
     return _write_with_layer(
