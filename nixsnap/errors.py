@@ -4,7 +4,7 @@ Each class knows the name of the gRPC status that a client sees (containerd's ow
 package) and the exit code of a command that ends with it. `services.errors` turns them into statuses and `cli` into
 exit codes; nothing else inspects them. The name, because importing gRPC takes a command longer than most of its work.
 
-A failed system call is not one of these: it stays an `OSError` (`mounts.kernel.StepError`) with errno, step and path,
+A failed system call is not one of these: it stays an `OSError` (`mounts.errors.StepError`) with errno, step and path,
 and is mapped by errno in `services.errors`.
 """
 

@@ -1,6 +1,6 @@
 """The C core's interface as mypy sees it: csrc/core.cdef.h, typed.
 
-`kernel` casts the compiled library to `Library` once. An `Address` is what cffi's `ffi.new` returns, or `ffi.NULL`;
+`_calls` casts the compiled library to `Library` once. An `Address` is what cffi's `ffi.new` returns, or `ffi.NULL`;
 plain `bytes` stand for `const char *`.
 """
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import fuse, kernel
+from nixsnap.mounts import filetrees, fuse, kernel, overlayfs, stubfill
 from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import OverlayMount
 from nixsnap.mounts.values import ID_END, IdMapping, IdRange
@@ -72,7 +72,7 @@ def d_type(root: Path) -> Feature:
 
     def attempt(scratch: Path) -> str | None:
         (scratch / "entry").touch()
-        if kernel.directory_has_types(scratch):
+        if filetrees.directory_has_types(scratch):
             return None
         return f"the file system of {root} does not keep types in directory entries"
 
@@ -110,7 +110,7 @@ def overlay_redirect(root: Path, store: Path) -> Feature:
         _directories(small, "entry")
         (small / "entry" / "file").write_text("seen")
         (below,) = _directories(stub, "below")
-        kernel.fill_stub(below, store=small, names=["entry"], redirect_xattr=REDIRECT_XATTR)
+        stubfill.fill_stub(below, store=small, names=["entry"], redirect_xattr=REDIRECT_XATTR)
         mount = OverlayMount(
             lowerdirs=(stub, small, store) if store.is_dir() else (stub, small),
             upperdir=upper,
@@ -140,7 +140,7 @@ def overlay_data_only(root: Path, store: Path, *, userxattr: bool = False) -> Fe
         (below,) = _directories(stub, "below")
         prefix = "user.overlay." if userxattr else "trusted.overlay."
         options = [*(["userxattr"] if userxattr else []), *index_off()]
-        kernel.fill_stub_trees(
+        stubfill.fill_stub_trees(
             below, store=small, names=["entry"], xattr_prefix=prefix, keep_ids=not userxattr
         )
         shown = OverlayMount(
@@ -230,7 +230,7 @@ def overlay_default(option: str) -> bool:
 def appends_lowerdirs() -> Feature:
     """Return whether lower layers can be given one by one ("lowerdir+"), so that their paths need not fit a page."""
     try:
-        return Feature() if kernel.appends_lowerdirs() else Feature("overlayfs does not know lowerdir+")
+        return Feature() if overlayfs.appends_lowerdirs() else Feature("overlayfs does not know lowerdir+")
     except OSError as error:
         return Feature(str(error))
 
@@ -286,7 +286,7 @@ def _attempt(root: Path, attempt: Callable[[Path], str | None]) -> Feature:
             raise
         return Feature(str(error))
     finally:
-        kernel.remove_tree(scratch)
+        filetrees.remove_tree(scratch)
 
 
 def _directories(parent: Path, names: str) -> list[Path]:

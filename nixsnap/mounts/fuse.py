@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import OverlayMount
 
 PROGRAM: Final = "fuse-overlayfs"

@@ -15,7 +15,8 @@ from pathlib import Path
 import attrs
 
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import kernel
+from nixsnap.mounts import kernel, overlayfs
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import OverlayMount
 from nixsnap.mounts.values import IdMapping, OwnedFd
 
@@ -31,7 +32,7 @@ def clone_idmapped(path: Path, *, userns: OwnedFd) -> OwnedFd:
         tree = stack.enter_context(kernel.clone_tree(path, recursive=False))
         try:
             kernel.set_attributes(tree, readonly=True, userns=userns)
-        except kernel.StepError as exc:
+        except StepError as exc:
             if exc.errno not in {errno.EINVAL, errno.EPERM, errno.ENOSYS}:
                 raise
             raise _cannot_idmap(path, exc) from exc
@@ -82,7 +83,7 @@ def user_namespace(mapping: IdMapping) -> Iterator[OwnedFd]:
     """
     try:
         userns = kernel.create_user_namespace(mapping.uids, mapping.gids)
-    except kernel.StepError as exc:
+    except StepError as exc:
         if exc.errno not in {errno.ENOSPC, errno.EPERM, errno.ENOSYS, errno.EUSERS}:
             raise
         raise FailedPreconditionError(
@@ -94,11 +95,11 @@ def user_namespace(mapping: IdMapping) -> Iterator[OwnedFd]:
 
 def _mount_detached(overlay: OverlayMount, target: Path, clones: Mapping[Path, OwnedFd]) -> bool:
     """Mount with layers in mounts that are attached nowhere; False where the kernel is too old for that."""
-    if not kernel.appends_lowerdirs():
+    if not overlayfs.appends_lowerdirs():
         return False
     try:
         tree = overlay.create(trees=clones)
-    except kernel.StepError as exc:
+    except StepError as exc:
         # What else EINVAL may mean, the mount that is tried next will say again.
         if exc.errno != errno.EINVAL:
             raise
@@ -137,7 +138,7 @@ def _relocate(overlay: OverlayMount, places: Mapping[Path, Path]) -> OverlayMoun
     )
 
 
-def _cannot_idmap(path: Path, exc: kernel.StepError) -> FailedPreconditionError:
+def _cannot_idmap(path: Path, exc: StepError) -> FailedPreconditionError:
     return FailedPreconditionError(
         f"{path} is on a file system ({_filesystem_type(path)}) that cannot be mounted with mapped ids: {exc}",
         hint="move it to one that can, as ext4, xfs, btrfs or tmpfs, or set slow_chown = true",

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import attrs
 
-from nixsnap.mounts import kernel
+from nixsnap.mounts import kernel, overlayfs
 from nixsnap.mounts.values import OwnedFd
 
 _SPECIAL = re.compile(r"([\\:,])")
@@ -114,12 +114,12 @@ class OverlayMount:
         """Return it as a detached mount.
 
         Args:
-            trees: As for `kernel.create_overlay`.
+            trees: As for `overlayfs.create_overlay`.
 
         Raises:
-            StepError: As `kernel.create_overlay`.
+            StepError: As `overlayfs.create_overlay`.
         """
-        return kernel.create_overlay(
+        return overlayfs.create_overlay(
             lowerdirs=self.lowerdirs,
             datadirs=self.datadirs,
             upperdir=self.upperdir,
@@ -133,9 +133,9 @@ class OverlayMount:
         """Mount it on a directory, which is not followed if it is a symlink.
 
         Raises:
-            StepError: As `kernel.mount_overlay`.
+            StepError: As `overlayfs.mount_overlay`.
         """
-        kernel.mount_overlay(
+        overlayfs.mount_overlay(
             target,
             lowerdirs=self.lowerdirs,
             datadirs=self.datadirs,

@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 
 from nixsnap.errors import InvalidArgumentError, NixsnapError, UnavailableError
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.nix import roots
 from nixsnap.nix.caller import Caller
 from nixsnap.nix.flights import Flight, Flights, await_first
@@ -160,7 +160,7 @@ class NixPuller:
             kept |= asyncio.run(self._archives_in_use())
             for root in self._roots():
                 if root.name not in kept:
-                    kernel.remove_tree(root)
+                    filetrees.remove_tree(root)
                     log.info("gave up the root of an image archive archive=%s", root.name)
 
     def check_roots(self) -> bool:
@@ -216,7 +216,7 @@ class NixPuller:
             config = asyncio.run(self._load(self._find(archive), str(reference)))
         except BaseException:
             if not had_root:
-                kernel.remove_tree(root)
+                filetrees.remove_tree(root)
             raise
         self._await_cri(str(reference))
         log.info("pulled reference=%s image=%s", reference, config)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nixsnap.metadata.records import Snapshot
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 
 # Modes as containerd's overlayfs snapshotter makes them (prepareDirectory in plugins/snapshots/overlay/overlay.go).
@@ -48,5 +48,5 @@ def make(layout: Layout, snapshot: Snapshot, *, work: bool, owner: tuple[int, in
             os.chown(files, *owner)  # keeps the mode: of a directory's, chown(2) clears no bit
         os.rename(temporary, f"{layout.snapshots}/{snapshot.id}")
     except BaseException:
-        kernel.remove_tree(Path(temporary))
+        filetrees.remove_tree(Path(temporary))
         raise

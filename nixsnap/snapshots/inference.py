@@ -14,7 +14,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.nix.storepath import is_store_name
 
 _OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
@@ -36,7 +36,7 @@ def infer_closure(files: Path, *, store_dir: Path, shown: Collection[str]) -> tu
     if not os.path.lexists(f"{files}/{store_dir.parts[1]}"):
         return None
     try:
-        store = kernel.open_beneath(
+        store = filetrees.open_beneath(
             files, str(store_dir.relative_to("/")), flags=os.O_RDONLY | os.O_DIRECTORY
         )
     except OSError:  # no such directory, or a symlink or a file in its place

@@ -21,7 +21,8 @@ import attrs
 
 from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.features import Feature
 from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.values import IdMapping
@@ -150,13 +151,13 @@ class MappedMounter:
     def _chown(self, files: Path, mapping: IdMapping) -> None:
         """Give away all but what is in store paths, which would copy the closure."""
         try:
-            store = kernel.open_beneath(
+            store = filetrees.open_beneath(
                 files, str(self.store_dir.relative_to("/")), flags=os.O_PATH | os.O_DIRECTORY
             )
-        except kernel.StepError as exc:
+        except StepError as exc:
             if exc.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 raise
-            kernel.shift_owners(files, mapping)
+            filetrees.shift_owners(files, mapping)
             return
         with store:
-            kernel.shift_owners(files, mapping, shallow=store)
+            filetrees.shift_owners(files, mapping, shallow=store)

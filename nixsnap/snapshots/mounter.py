@@ -17,7 +17,8 @@ from typing import Final
 import attrs
 
 from nixsnap.config import StoreView
-from nixsnap.mounts import fuse, kernel
+from nixsnap.mounts import filetrees, fuse, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import BindMount
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.mapped import MappedMounter
@@ -109,7 +110,7 @@ class ViewMounter:
         directory stays, until the snapshot's files go.
         """
         if take_down(self.layout.view(snapshot_id)):
-            kernel.remove_tree(self.layout.work(snapshot_id))
+            filetrees.remove_tree(self.layout.work(snapshot_id))
 
     def handed_out(
         self, plan: ViewPlan, *, readonly: bool, names_of: Callable[[int], Sequence[str]]
@@ -146,8 +147,8 @@ class ViewMounter:
         """
         relative = self.store_dir.relative_to("/") / name
         try:
-            kernel.open_beneath(files, str(relative), flags=os.O_PATH | os.O_DIRECTORY).close()
-        except kernel.StepError as exc:
+            filetrees.open_beneath(files, str(relative), flags=os.O_PATH | os.O_DIRECTORY).close()
+        except StepError as exc:
             if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}:
                 return False
             raise
@@ -180,7 +181,7 @@ def take_down(view: Path) -> bool:
     if is_mounted(view):
         try:
             kernel.unmount(view)
-        except kernel.StepError as exc:
+        except StepError as exc:
             if exc.errno not in {errno.EBUSY, errno.EINVAL}:
                 raise
             if (
@@ -197,7 +198,7 @@ def is_mounted(target: Path) -> bool:
     """Whether `target` is the root of a mount; a directory that is not there is none."""
     try:
         return kernel.probe_mount(target).is_root
-    except kernel.StepError as exc:
+    except StepError as exc:
         if exc.errno == errno.ENOENT:
             return False
         if exc.errno == errno.ENOTCONN:  # of a file system in user space whose process has gone

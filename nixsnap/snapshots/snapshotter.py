@@ -25,7 +25,7 @@ from nixsnap.metadata.reader import Reader
 from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.nix import roots
 from nixsnap.nix.caller import Caller
 from nixsnap.nix.realise import ClosureRequest, Realiser
@@ -265,7 +265,7 @@ class Snapshotter:
             mapping = parse_mapping(labels)
             owner = None if mapping is None else mapping.root
             directories.make(self._layout, snapshot, work=work, owner=owner)
-            tx.on_rollback(lambda: kernel.remove_tree(self._layout.snapshot(snapshot.id)))
+            tx.on_rollback(lambda: filetrees.remove_tree(self._layout.snapshot(snapshot.id)))
             tx.sync_directory(self._layout.snapshots)
             return chain
 
@@ -298,7 +298,7 @@ class Snapshotter:
                 closure = self._realise(request, snapshot_id, key=key, caller=caller)
                 mount = self._create(Kind.ACTIVE, key, parent, labels, closure=closure)
             except BaseException:
-                kernel.remove_tree(self._layout.gcroot(snapshot_id))
+                filetrees.remove_tree(self._layout.gcroot(snapshot_id))
                 raise
         self._mounter.stubs.begin(snapshot_id, names=closure.names)
         return mount
@@ -398,7 +398,7 @@ class Snapshotter:
     def _discard_closure(self, snapshot_id: int) -> None:
         """Take back what making a snapshot a nix layer left on disk."""
         self._mounter.stubs.remove(snapshot_id)
-        kernel.remove_tree(self._layout.gcroot(snapshot_id))
+        filetrees.remove_tree(self._layout.gcroot(snapshot_id))
 
     def _remove(self, key: str) -> None:
         with self._store.read() as tx:
@@ -415,9 +415,9 @@ class Snapshotter:
         try:
             if viewed:
                 self._mounter.down(snapshot_id)
-            kernel.remove_tree(self._layout.snapshot(snapshot_id))
+            filetrees.remove_tree(self._layout.snapshot(snapshot_id))
             if viewed:
-                kernel.remove_tree(self._layout.work(snapshot_id))
+                filetrees.remove_tree(self._layout.work(snapshot_id))
             if nix_layer:
                 self._discard_closure(snapshot_id)
         except OSError:
@@ -456,7 +456,7 @@ class Snapshotter:
             return tx.closures_of([snapshot_id])[snapshot_id].names
 
     def _measure(self, snapshot_id: int) -> Usage:
-        measured = kernel.disk_usage(self._layout.upper(snapshot_id))
+        measured = filetrees.disk_usage(self._layout.upper(snapshot_id))
         return Usage(inodes=measured.inodes, size_bytes=measured.size_bytes)
 
 

@@ -22,7 +22,7 @@ from typing import Final
 import attrs
 
 from nixsnap.config import StoreView
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees, stubfill
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.views import REDIRECT_XATTR, TRUSTED_XATTRS, USER_XATTRS
 
@@ -92,7 +92,7 @@ class StubMaker:
             self._copy_all_attributes(temporary, chain=chain)
             temporary.rename(target)
         except BaseException as exc:
-            kernel.remove_tree(temporary)
+            filetrees.remove_tree(temporary)
             # Another call was faster, and what it made is the same.
             if isinstance(exc, OSError) and exc.errno in {errno.ENOTEMPTY, errno.EEXIST} and target.is_dir():
                 return
@@ -103,9 +103,9 @@ class StubMaker:
         begun = self._begun.pop(snapshot_id, None)
         if begun is not None:
             with contextlib.suppress(OSError):  # then it has cleaned up after itself
-                kernel.remove_tree(begun.result())
+                filetrees.remove_tree(begun.result())
         for directory in self.directories():
-            kernel.remove_tree(directory / str(snapshot_id))
+            filetrees.remove_tree(directory / str(snapshot_id))
 
     def directories(self) -> Iterator[Path]:
         """The directories that hold stub layers, one for each kind of view that was ever used here."""
@@ -125,12 +125,12 @@ class StubMaker:
             else:
                 self._fill_entries(directory, names)
         except BaseException:
-            kernel.remove_tree(temporary)
+            filetrees.remove_tree(temporary)
             raise
         return temporary
 
     def _fill_entries(self, directory: Path, names: Sequence[str]) -> None:
-        kernel.fill_stub(
+        stubfill.fill_stub(
             directory,
             store=self.store,
             names=names,
@@ -142,7 +142,7 @@ class StubMaker:
         donors = self._donors()
 
         def fill(part: int) -> None:
-            kernel.fill_stub_trees(
+            stubfill.fill_stub_trees(
                 directory,
                 store=self.store,
                 names=names[part::_THREADS],
@@ -186,7 +186,7 @@ class StubMaker:
         for snapshot_id in chain:
             with (
                 contextlib.suppress(OSError),
-                kernel.open_beneath(
+                filetrees.open_beneath(
                     self.layout.snapshot(snapshot_id), str(relative), flags=os.O_PATH | os.O_DIRECTORY
                 ) as directory,
             ):

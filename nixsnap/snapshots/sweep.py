@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.mounter import ViewMounter, take_down
 
@@ -85,7 +85,7 @@ class Sweeper:
 
     def _remove(self, path: Path) -> None:
         try:
-            kernel.remove_tree(path)
+            filetrees.remove_tree(path)
         except OSError:
             log.warning("cannot remove what no snapshot owns path=%s", path, exc_info=True)
         else:

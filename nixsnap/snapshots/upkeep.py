@@ -19,7 +19,7 @@ import attrs
 from nixsnap.errors import FailedPreconditionError, InvalidArgumentError, NixsnapError, NotFoundError
 from nixsnap.metadata.records import Closure
 from nixsnap.metadata.store import Store
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.nix import roots
 from nixsnap.nix.closureinfo import read_closure_info
 from nixsnap.nix.realise import ClosureRequest, Realiser
@@ -143,7 +143,7 @@ class Upkeep:
                 if (
                     self._closure(snapshot_id) is None
                 ):  # its snapshot went meanwhile, and what it held with it
-                    kernel.remove_tree(self.layout.gcroot(snapshot_id))
+                    filetrees.remove_tree(self.layout.gcroot(snapshot_id))
             if missing:
                 self._show_again()
             log.warning("a nix layer is whole again id=%d fetched=%d", snapshot_id, len(missing))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import features, kernel
+from nixsnap.mounts import features, filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.values import OwnedFd
 from nixsnap.storedoor.policy import Grant
 
@@ -18,9 +19,9 @@ def check_store(store: Path) -> None:
         OSError: It cannot be looked at.
     """
     try:
-        with kernel.open_directory(store):
+        with filetrees.open_directory(store):
             status = store.lstat()
-    except kernel.StepError as exc:
+    except StepError as exc:
         raise FailedPreconditionError(
             f"there is no store at {str(store)!r}: {exc}",
             hint="name the directory itself, not a symlink to it, with --store",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nixsnap.mounts import kernel
+from nixsnap.mounts import kernel, overlayfs
 
 sys.path.insert(
     0, str(Path(__file__).parents[2] / "unit" / "mounts")
@@ -42,8 +42,8 @@ def no_descriptor_stays_open(directory: Path) -> Iterator[None]:
 def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to mount an overlay: what this kernel would choose, and what an old one leaves."""
     if request.param == "mount(2)":
-        monkeypatch.setattr(kernel, "appends_lowerdirs", lambda: False)
-    elif not kernel.appends_lowerdirs():
+        monkeypatch.setattr(overlayfs, "appends_lowerdirs", lambda: False)
+    elif not overlayfs.appends_lowerdirs():
         pytest.skip("this kernel does not know lowerdir+ (Linux 6.7)")
     return request.param
 

@@ -12,8 +12,8 @@ from faults import Fault, with_faults
 from lab import Mount, mounts_below
 from trees import names, through
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import BindMount
 from nixsnap.mounts.values import OwnedFd, Propagation
 
@@ -127,8 +127,8 @@ def test_what_is_not_there_is_named(tree, source, target):
 def test_by_descriptors(tree):
     """Both ends opened beneath a root, so that no image's symlink can turn them."""
     with (
-        kernel.open_beneath(tree, "source") as source,
-        kernel.open_beneath(tree, "target") as target,
+        filetrees.open_beneath(tree, "source") as source,
+        filetrees.open_beneath(tree, "target") as target,
     ):
         kernel.bind_mount(source, target, recursive=False, readonly=False)
     assert (tree / "target" / "file").exists()
@@ -211,7 +211,7 @@ def test_a_slave_receives(tree):
 
 def test_setting_attributes_recursively_is_all_or_nothing(tree):
     """A mount below that refuses keeps the upper one as it was: here, one that is not a mount's root."""
-    with kernel.open_directory(tree / "target") as plain, pytest.raises(StepError) as caught:
+    with filetrees.open_directory(tree / "target") as plain, pytest.raises(StepError) as caught:
         kernel.set_attributes(plain, readonly=True, recursive=True)
     assert (caught.value.errno, caught.value.step) == (errno.EINVAL, "mount_setattr")
 
@@ -292,19 +292,19 @@ def test_a_symlink_to_a_mount_point_is_not_followed(tree, take_off):
 def test_remove_tree_does_not_enter_a_mount(tree):
     """EBUSY, and what is mounted there keeps its files."""
     with pytest.raises(StepError) as caught:
-        kernel.remove_tree(tree / "source")
+        filetrees.remove_tree(tree / "source")
     assert (caught.value.errno, caught.value.step) == (errno.EBUSY, "unlinkat")
     assert "'below'" in caught.value.detail
     assert (tree / "source" / "below" / "deep").read_text() == "deep"
     with pytest.raises(StepError, match="unlinkat: Device or resource busy"):
-        kernel.remove_tree(tree / "source" / "below")
+        filetrees.remove_tree(tree / "source" / "below")
 
 
 def test_disk_usage_enters_a_mount(tree):
     """containerd's walk does."""
-    inside = kernel.disk_usage(tree / "source" / "below").inodes
+    inside = filetrees.disk_usage(tree / "source" / "below").inodes
     assert inside == 2
-    assert kernel.disk_usage(tree / "source").inodes == 2 + inside
+    assert filetrees.disk_usage(tree / "source").inodes == 2 + inside
 
 
 def test_many_times_without_a_trace(tree):

@@ -12,7 +12,7 @@ import pytest
 from faults import Fault, with_faults
 from lab import mounts_below
 
-from nixsnap.mounts import features, kernel
+from nixsnap.mounts import features, overlayfs
 
 EVERY = (
     features.trusted_xattrs,
@@ -28,7 +28,7 @@ EVERY = (
 def nothing_stays(directory):
     """No file is left where something was tried; the `directory` fixture sees to mounts."""
     yield
-    kernel.appends_lowerdirs.cache_clear()
+    overlayfs.appends_lowerdirs.cache_clear()
     assert list(directory.rglob(".probe-*")) == []
 
 
@@ -99,14 +99,14 @@ def test_index_can_be_turned_off():
 def test_appending_lowerdirs_is_told_either_way():
     """Whatever this kernel has, the same kernel without fsopen has not."""
     assert isinstance(bool(features.appends_lowerdirs()), bool)
-    kernel.appends_lowerdirs.cache_clear()
+    overlayfs.appends_lowerdirs.cache_clear()
     feature = with_faults(features.appends_lowerdirs, Fault("fsopen", errno.ENOSYS))
     assert feature.missing == "overlayfs does not know lowerdir+"
 
 
 def test_no_overlayfs_is_a_reason():
     """ENODEV, with the step."""
-    kernel.appends_lowerdirs.cache_clear()
+    overlayfs.appends_lowerdirs.cache_clear()
     feature = with_faults(features.appends_lowerdirs, Fault("fsopen", errno.ENODEV))
     assert feature.missing is not None
     assert feature.missing.startswith("fsopen overlay: No such device")

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from faults import Fault, with_faults
 
-from nixsnap.mounts import features, kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import features, filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.values import IdRange
 
 SHIFT = [IdRange(container_id=0, host_id=100_000, length=65_536)]
@@ -131,7 +131,7 @@ def test_an_attached_mount_is_not_idmapped(files):
     kernel.bind_mount(files / "source", files / "target", recursive=False, readonly=False)
     with (
         kernel.create_user_namespace(SHIFT, SHIFT) as userns,
-        kernel.open_directory(files / "target") as tree,
+        filetrees.open_directory(files / "target") as tree,
         pytest.raises(StepError, match="mount_setattr: Invalid argument"),
     ):
         kernel.set_attributes(tree, userns=userns)
@@ -147,7 +147,7 @@ def test_a_file_system_that_cannot_be_idmapped():
 def test_a_descriptor_that_is_no_user_namespace(files):
     """EINVAL, not somebody's map."""
     with (
-        kernel.open_directory(files) as plain,
+        filetrees.open_directory(files) as plain,
         kernel.clone_tree(files / "source", recursive=False) as tree,
         pytest.raises(StepError, match="mount_setattr: Invalid argument"),
     ):
@@ -234,7 +234,7 @@ def test_the_child_is_invisible_to_wait():
     # In a process of its own, since this one may have other children.
     program = """
 import os
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees, kernel
 from nixsnap.mounts.values import IdRange
 one = [IdRange(container_id=0, host_id=0, length=1)]
 with kernel.create_user_namespace(one, one):
@@ -251,7 +251,7 @@ def test_no_process_may_be_started():
     """RLIMIT_NPROC does not stop root; so the limit on namespaces stands in, in a user namespace of its own."""
     program = """
 from pathlib import Path
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees, kernel
 from nixsnap.mounts.values import IdRange
 Path("/proc/sys/user/max_user_namespaces").write_text("0")
 one = [IdRange(container_id=0, host_id=0, length=1)]

@@ -14,8 +14,8 @@ from lab import mounts_below
 from trees import names
 
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts import features, idmapped, kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import features, idmapped, kernel, overlayfs
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import OverlayMount
 from nixsnap.mounts.values import IdMapping, IdRange
 
@@ -78,7 +78,7 @@ def way(request, monkeypatch):
         return mount
     if request.param == "attached":
         return lambda *args, **kwargs: with_faults(lambda: mount(*args, **kwargs), NO_LAYERS_BY_DESCRIPTOR)
-    monkeypatch.setattr(kernel, "appends_lowerdirs", lambda: False)
+    monkeypatch.setattr(overlayfs, "appends_lowerdirs", lambda: False)
     return mount
 
 

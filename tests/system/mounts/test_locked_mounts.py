@@ -13,8 +13,8 @@ import psutil
 import pytest
 from faults import Fault, with_faults
 
-from nixsnap.mounts import features, kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import features, filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.values import IdRange, OwnedFd
 
 SHIFT = [IdRange(container_id=0, host_id=100_000, length=65_536)]
@@ -43,7 +43,7 @@ def test_a_locked_attribute_is_not_cleared(files, attribute):
         with pytest.raises(StepError, match="mount_setattr: Operation not permitted"):
             kernel.set_attributes(tree, **{attribute: False})
         kernel.attach(tree, files / "target")
-    with kernel.open_directory(files / "target") as there, pytest.raises(StepError) as caught:
+    with filetrees.open_directory(files / "target") as there, pytest.raises(StepError) as caught:
         kernel.set_attributes(there, **{attribute: False})
     assert caught.value.errno == errno.EPERM
     with kernel.clone_tree(files / "target", recursive=False) as clone, pytest.raises(StepError) as caught:
@@ -77,7 +77,7 @@ ATTACH_AND_CLEAR = """
 "$PYTHON" -c '
 import sys
 from pathlib import Path
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees, kernel
 from nixsnap.mounts.values import OwnedFd
 with OwnedFd(int(sys.argv[1])) as tree:
     kernel.attach(tree, Path(sys.argv[2]))
@@ -154,7 +154,7 @@ def test_each_step_that_fails_is_named(files, fault, number, step):
 def test_a_mount_that_is_attached(files):
     """It would have to be taken from where it is."""
     kernel.bind_mount(files / "source", files / "target", recursive=False, readonly=True)
-    with kernel.open_directory(files / "target") as tree, pytest.raises(StepError) as caught:
+    with filetrees.open_directory(files / "target") as tree, pytest.raises(StepError) as caught:
         kernel.lock_tree(tree)
     assert caught.value.step == "move_mount"
     kernel.unmount(files / "target")

@@ -12,8 +12,8 @@ from faults import Fault, with_faults
 from lab import mounts_below
 from trees import names, through
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees, kernel, overlayfs
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import OverlayMount
 
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6  # linux/mount.h
@@ -158,8 +158,8 @@ class TestBothInterfaces:
 
     def test_a_target_by_descriptor(self, layers):
         """Opened beforehand, so that nobody can replace it."""
-        with kernel.open_beneath(layers, "target") as target:
-            kernel.mount_overlay(target, lowerdirs=[layers / "lower1", layers / "lower2"])
+        with filetrees.open_beneath(layers, "target") as target:
+            overlayfs.mount_overlay(target, lowerdirs=[layers / "lower1", layers / "lower2"])
         assert (layers / "target" / "both").exists()
         kernel.unmount(layers / "target")
 
@@ -200,7 +200,7 @@ class TestBothInterfaces:
 @pytest.fixture
 def appending() -> None:
     """The kernel has "lowerdir+"."""
-    if not kernel.appends_lowerdirs():
+    if not overlayfs.appends_lowerdirs():
         pytest.skip("this kernel does not know lowerdir+ (Linux 6.7)")
 
 
@@ -211,7 +211,7 @@ class TestDetachedMounts:
     def create(self, layers: Path, **changes):
         """A detached overlay of the usual directories."""
         mount = overlay(layers, **changes)
-        return kernel.create_overlay(
+        return overlayfs.create_overlay(
             lowerdirs=mount.lowerdirs,
             datadirs=mount.datadirs,
             upperdir=mount.upperdir,
@@ -318,7 +318,7 @@ class TestOnePageOfOptions:
     @pytest.fixture(autouse=True)
     def old(self, monkeypatch):
         """The kernel does not know lowerdir+."""
-        monkeypatch.setattr(kernel, "appends_lowerdirs", lambda: False)
+        monkeypatch.setattr(overlayfs, "appends_lowerdirs", lambda: False)
 
     def test_paths_are_shown_where_they_fit(self, layers):
         """In /proc/mounts, for people to read."""
@@ -368,9 +368,9 @@ class TestTheChoice:
     @pytest.fixture(autouse=True)
     def ask_again(self):
         """The answer is kept for the life of the process."""
-        kernel.appends_lowerdirs.cache_clear()
+        overlayfs.appends_lowerdirs.cache_clear()
         yield
-        kernel.appends_lowerdirs.cache_clear()
+        overlayfs.appends_lowerdirs.cache_clear()
 
     @pytest.mark.parametrize(
         "fault",
@@ -384,7 +384,7 @@ class TestTheChoice:
         """It is not asked for more, and the overlay is there."""
 
         def attempt() -> None:
-            assert not kernel.appends_lowerdirs()
+            assert not overlayfs.appends_lowerdirs()
             overlay(layers).mount(layers / "target")
 
         with_faults(attempt, fault)
@@ -393,7 +393,7 @@ class TestTheChoice:
 
     def test_a_new_kernel_does_not(self, layers):
         """mount(2) is not called at all."""
-        if not kernel.appends_lowerdirs():
+        if not overlayfs.appends_lowerdirs():
             pytest.skip("this kernel does not know lowerdir+ (Linux 6.7)")
         with_faults(lambda: overlay(layers).mount(layers / "target"), Fault("mount", errno.EPERM))
         kernel.unmount(layers / "target")
@@ -408,14 +408,14 @@ class TestTheChoice:
     def test_an_error_of_the_question_itself(self):
         """It is neither yes nor no."""
         with pytest.raises(StepError) as caught:
-            with_faults(kernel.appends_lowerdirs, Fault("fsconfig", errno.ENOMEM))
+            with_faults(overlayfs.appends_lowerdirs, Fault("fsconfig", errno.ENOMEM))
         assert (caught.value.errno, caught.value.step) == (errno.ENOMEM, "fsconfig lowerdir+")
 
     def test_an_error_is_not_kept(self):
         """The next call asks again."""
         with pytest.raises(StepError):
-            with_faults(kernel.appends_lowerdirs, Fault("fsopen", errno.EMFILE))
-        assert kernel.appends_lowerdirs() in {True, False}
+            with_faults(overlayfs.appends_lowerdirs, Fault("fsopen", errno.EMFILE))
+        assert overlayfs.appends_lowerdirs() in {True, False}
 
 
 class TestForgettingNames:

@@ -10,7 +10,7 @@ import pytest
 from faults import Fault, with_faults
 from trees import names
 
-from nixsnap.mounts import features, kernel
+from nixsnap.mounts import features, filetrees, kernel, stubfill
 from nixsnap.mounts.operations import OverlayMount
 
 EXDEV = 18
@@ -33,7 +33,7 @@ def view(directory: Path):
     (store / "link").symlink_to("/")
     (store / "text").write_text("text")
     (store / "hidden").write_text("hidden")
-    counts = kernel.fill_stub(
+    counts = stubfill.fill_stub(
         stub / "fs/nix/store",
         store=store,
         names=["app", "library", "link", "text"],
@@ -94,7 +94,7 @@ def test_a_file_is_cloned_where_there_are_reflinks(btrfs):
     (btrfs / "store" / "file").write_bytes(contents)
 
     def fill():
-        return kernel.fill_stub(btrfs / "stub", store=btrfs / "store", names=["file"], redirect_xattr=None)
+        return stubfill.fill_stub(btrfs / "stub", store=btrfs / "store", names=["file"], redirect_xattr=None)
 
     counts = with_faults(fill, Fault("linkat", EXDEV))
     assert counts.cloned == 1
@@ -109,7 +109,9 @@ def test_a_store_on_another_mount_of_the_same_file_system(btrfs):
     (btrfs / "store" / "file").write_bytes(b"x" * 100_000)
     kernel.bind_mount(btrfs / "store", btrfs / "bound", recursive=False, readonly=True)
     try:
-        counts = kernel.fill_stub(btrfs / "stub", store=btrfs / "bound", names=["file"], redirect_xattr=None)
+        counts = stubfill.fill_stub(
+            btrfs / "stub", store=btrfs / "bound", names=["file"], redirect_xattr=None
+        )
     finally:
         kernel.unmount(btrfs / "bound")
     assert counts.linked == 0
@@ -122,5 +124,5 @@ def test_remove_tree_on_btrfs(btrfs):
     for number in range(300):
         (btrfs / "tree" / str(number) / "below").mkdir(parents=True)
         (btrfs / "tree" / str(number) / "file").write_text("x")
-    kernel.remove_tree(btrfs / "tree")
+    filetrees.remove_tree(btrfs / "tree")
     assert not (btrfs / "tree").exists()

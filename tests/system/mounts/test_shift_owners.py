@@ -11,8 +11,8 @@ import pytest
 from faults import Fault, with_faults
 from trees import make_deep
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.values import IdMapping, IdRange
 
 MAPPING = IdMapping(
@@ -47,7 +47,7 @@ def owner(path: Path) -> tuple[int, int]:
 
 def test_everything_below_is_given_away(tree):
     """By range; modes stay, strangers stay, symlinks are not followed, and the directory itself is left alone."""
-    kernel.shift_owners(tree, MAPPING)
+    filetrees.shift_owners(tree, MAPPING)
     assert owner(tree) == (0, 0)
     assert owner(tree / "setuid") == owner(tree / "store/path/inside") == owner(tree / "link") == (500, 2000)
     assert oct((tree / "setuid").stat().st_mode) == "0o106711"
@@ -58,8 +58,8 @@ def test_everything_below_is_given_away(tree):
 
 def test_a_shallow_directory(tree):
     """Its entries are given away, not what is in them."""
-    with kernel.open_beneath(tree, "store") as store:
-        kernel.shift_owners(tree, MAPPING, shallow=store)
+    with filetrees.open_beneath(tree, "store") as store:
+        filetrees.shift_owners(tree, MAPPING, shallow=store)
     assert owner(tree / "store") == owner(tree / "store/path") == (500, 2000)
     assert owner(tree / "store/path/inside") == (0, 0)
 
@@ -68,7 +68,7 @@ def test_a_mount_in_the_way(tree, directory):
     """It is not entered."""
     kernel.bind_mount(tree / "store", tree / "store/path", recursive=False, readonly=False)
     with pytest.raises(StepError) as caught:
-        kernel.shift_owners(tree, MAPPING)
+        filetrees.shift_owners(tree, MAPPING)
     kernel.unmount(tree / "store/path")
     assert caught.value.errno == errno.EXDEV
     assert directory.exists()
@@ -82,11 +82,11 @@ def test_a_very_deep_tree_with_few_descriptors(directory):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
     try:
-        kernel.shift_owners(top, MAPPING)
+        filetrees.shift_owners(top, MAPPING)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert owner(top / "/".join(["d"] * 1000)) == (500, 2000)
-    kernel.remove_tree(top)
+    filetrees.remove_tree(top)
 
 
 @pytest.mark.parametrize("name", ["\n", "-R", "...", "x" * 255, os.fsdecode(b"\xff")])
@@ -94,7 +94,7 @@ def test_odd_names(tree, name):
     """They are names like others."""
     (tree / name).mkdir()
     (tree / name / name).touch()
-    kernel.shift_owners(tree, MAPPING)
+    filetrees.shift_owners(tree, MAPPING)
     assert owner(tree / name) == owner(tree / name / name) == (500, 2000)
 
 
@@ -106,7 +106,7 @@ def test_a_symlink_to_a_file_with_bits(tree, directory, at):
     outside.chmod(0o4755)
     (tree / at / "out").symlink_to(outside)
     (tree / at / "away").symlink_to(directory)
-    kernel.shift_owners(tree, MAPPING)
+    filetrees.shift_owners(tree, MAPPING)
     assert owner(tree / at / "out") == owner(tree / at / "away") == (500, 2000)
     assert owner(outside) == owner(directory) == (0, 0)
     assert oct(outside.stat().st_mode) == "0o104755"
@@ -116,7 +116,7 @@ def test_what_is_no_regular_file(tree):
     """Devices, pipes and sockets have owners, too; none is opened."""
     os.mkfifo(tree / "fifo")
     os.mknod(tree / "device", 0o020600, os.makedev(1, 3))
-    kernel.shift_owners(tree, MAPPING)
+    filetrees.shift_owners(tree, MAPPING)
     assert owner(tree / "fifo") == owner(tree / "device") == (500, 2000)
 
 
@@ -126,10 +126,10 @@ def test_nothing_leaks_in_hundreds_of_calls(tree):
     for _ in range(300):
         os.chown(tree / "setuid", 0, 0)
         (tree / "setuid").chmod(0o6711)
-        kernel.shift_owners(tree, MAPPING)
+        filetrees.shift_owners(tree, MAPPING)
         os.chown(tree / "setuid", 0, 0)
         with pytest.raises(StepError):
-            kernel.shift_owners(tree / "setuid", MAPPING)
+            filetrees.shift_owners(tree / "setuid", MAPPING)
     assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
@@ -148,20 +148,22 @@ def test_nothing_leaks_in_hundreds_of_calls(tree):
 def test_each_step_that_fails_is_named(tree, fault, step):
     """With its errno."""
     with pytest.raises(StepError) as caught:
-        with_faults(lambda: kernel.shift_owners(tree, MAPPING), fault)
+        with_faults(lambda: filetrees.shift_owners(tree, MAPPING), fault)
     assert (caught.value.errno, caught.value.step) == (fault.errno, step)
 
 
 def test_what_fails_is_named_with_its_place(tree):
     """The tree, and the entry."""
     with pytest.raises(StepError, match=r"fchmodat: Read-only file system: .*/tree' \('setuid'\)"):
-        with_faults(lambda: kernel.shift_owners(tree, MAPPING), Fault("fchmodat", errno.EROFS))
+        with_faults(lambda: filetrees.shift_owners(tree, MAPPING), Fault("fchmodat", errno.EROFS))
 
 
 @pytest.mark.parametrize(("shallow", "step"), [(True, "fstat"), (False, "walk")])
 def test_looking_at_a_directory_can_fail(tree, shallow, step):
     """At the shallow one, and at the top; glibc has two ways to call fstat."""
     faults = [Fault(call, errno.EIO) for call in ("newfstatat", "fstat")]
-    with kernel.open_beneath(tree, "store") as store, pytest.raises(StepError) as caught:
-        with_faults(lambda: kernel.shift_owners(tree, MAPPING, shallow=store if shallow else None), *faults)
+    with filetrees.open_beneath(tree, "store") as store, pytest.raises(StepError) as caught:
+        with_faults(
+            lambda: filetrees.shift_owners(tree, MAPPING, shallow=store if shallow else None), *faults
+        )
     assert (caught.value.errno, caught.value.step) == (errno.EIO, step)

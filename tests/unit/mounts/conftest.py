@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 
 
 def open_descriptors() -> dict[str, str]:
@@ -39,4 +39,4 @@ def in_memory(tmp_path: Path) -> Iterator[Path]:
         tempfile.mkdtemp(prefix="nixsnap-", dir=shared if os.access(shared, os.W_OK) else tmp_path)
     )
     yield directory
-    kernel.remove_tree(directory)
+    filetrees.remove_tree(directory)

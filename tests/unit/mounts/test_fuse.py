@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nixsnap.mounts import features, fuse
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import OverlayMount
 
 OVERLAY = OverlayMount(

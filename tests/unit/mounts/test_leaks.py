@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees, kernel, overlayfs, stubfill
 from nixsnap.mounts.values import IdMapping
 
 USER = "user.overlay."
@@ -72,23 +72,23 @@ def tree(tmp_path) -> Path:
 @pytest.mark.parametrize(
     "call",
     [
-        kernel.disk_usage,
-        lambda tree: fails(lambda: kernel.disk_usage(tree / "absent")),
+        filetrees.disk_usage,
+        lambda tree: fails(lambda: filetrees.disk_usage(tree / "absent")),
         kernel.probe_mount,
-        lambda tree: kernel.open_beneath(tree, "1/below").close(),
-        lambda tree: fails(lambda: kernel.open_beneath(tree, "../x")),
-        lambda tree: kernel.remove_tree(tree / "absent"),
+        lambda tree: filetrees.open_beneath(tree, "1/below").close(),
+        lambda tree: fails(lambda: filetrees.open_beneath(tree, "../x")),
+        lambda tree: filetrees.remove_tree(tree / "absent"),
         lambda tree: fails(
-            lambda: kernel.fill_stub(tree, store=tree.parent, names=["absent"], redirect_xattr=None)
+            lambda: stubfill.fill_stub(tree, store=tree.parent, names=["absent"], redirect_xattr=None)
         ),
         lambda tree: (
-            kernel.fill_stub(tree / "1", store=tree, names=["2", "3"], redirect_xattr=None),
-            kernel.remove_tree(tree / "1" / "2"),
-            kernel.remove_tree(tree / "1" / "3"),
+            stubfill.fill_stub(tree / "1", store=tree, names=["2", "3"], redirect_xattr=None),
+            filetrees.remove_tree(tree / "1" / "2"),
+            filetrees.remove_tree(tree / "1" / "3"),
         ),
         lambda tree: (
             fails(
-                lambda: kernel.fill_stub_trees(
+                lambda: stubfill.fill_stub_trees(
                     tree / "1",
                     store=tree,
                     names=["2", "absent"],
@@ -96,19 +96,19 @@ def tree(tmp_path) -> Path:
                     donors=[tree, tree / "absent"],
                 )
             )
-            or kernel.remove_tree(tree / "1" / "2")
+            or filetrees.remove_tree(tree / "1" / "2")
         ),
         lambda tree: (
-            kernel.fill_stub_trees(
+            stubfill.fill_stub_trees(
                 tree / "1", store=tree, names=["2", "3"], xattr_prefix=USER, donors=[tree]
             ),
-            kernel.remove_tree(tree / "1" / "2"),
-            kernel.remove_tree(tree / "1" / "3"),
+            filetrees.remove_tree(tree / "1" / "2"),
+            filetrees.remove_tree(tree / "1" / "3"),
         ),
-        lambda tree: ((tree / "9" / "x").mkdir(parents=True), kernel.remove_tree(tree / "9")),
-        lambda tree: kernel.shift_owners(tree, NO_IDS),
-        lambda tree: fails(lambda: kernel.shift_owners(tree / "absent", NO_IDS)),
-        lambda tree: fails(lambda: kernel.create_overlay(lowerdirs=[tree / "absent"])),
+        lambda tree: ((tree / "9" / "x").mkdir(parents=True), filetrees.remove_tree(tree / "9")),
+        lambda tree: filetrees.shift_owners(tree, NO_IDS),
+        lambda tree: fails(lambda: filetrees.shift_owners(tree / "absent", NO_IDS)),
+        lambda tree: fails(lambda: overlayfs.create_overlay(lowerdirs=[tree / "absent"])),
     ],
     ids=[
         "disk usage",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faults import Fault, with_faults
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees
+from nixsnap.mounts.errors import StepError
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def root(tmp_path):
 def read(root, relative: str) -> str:
     """The text of a file below root."""
     with (
-        kernel.open_beneath(root, relative, os.O_RDONLY) as opened,
+        filetrees.open_beneath(root, relative, os.O_RDONLY) as opened,
         open(opened.fileno(), closefd=False) as file,
     ):
         return file.read()
@@ -35,16 +35,16 @@ def read(root, relative: str) -> str:
 def test_a_path_below_is_opened(root):
     """From a path and from a descriptor, and close-on-exec."""
     assert read(root, "a/b/file") == "inside"
-    with kernel.open_directory(root) as opened:
+    with filetrees.open_directory(root) as opened:
         assert read(opened, "a/b/file") == "inside"
-    with kernel.open_beneath(root, "a") as opened:
+    with filetrees.open_beneath(root, "a") as opened:
         assert not os.get_inheritable(opened.fileno())
 
 
 def test_a_file_is_created(root):
     """With the mode asked for."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    kernel.open_beneath(root, "a/new", flags, mode=0o600).close()
+    filetrees.open_beneath(root, "a/new", flags, mode=0o600).close()
     assert (root / "a" / "new").stat().st_mode & 0o777 == 0o600
 
 
@@ -52,7 +52,7 @@ def test_a_file_is_created(root):
 def test_nothing_leads_out(root, relative):
     """By dots or from the top."""
     with pytest.raises(StepError) as caught:
-        kernel.open_beneath(root, relative)
+        filetrees.open_beneath(root, relative)
     assert (caught.value.errno, caught.value.step) == (errno.EXDEV, "openat2")
 
 
@@ -62,7 +62,7 @@ def test_symlinks_on_the_way_are_refused(root, target):
     (root / "a" / "link").symlink_to(target)
     for relative in ("a/link/file", "a/link"):
         with pytest.raises(StepError) as caught:
-            kernel.open_beneath(root, relative, os.O_RDONLY)
+            filetrees.open_beneath(root, relative, os.O_RDONLY)
         assert caught.value.errno == errno.ELOOP
         assert caught.value.filename == str(root / relative)
 
@@ -70,7 +70,7 @@ def test_symlinks_on_the_way_are_refused(root, target):
 def test_magic_links_are_refused():
     """/proc/self/root leads to the host's root."""
     with pytest.raises(StepError) as caught:
-        kernel.open_beneath(Path(f"/proc/{os.getpid()}"), "root/etc")
+        filetrees.open_beneath(Path(f"/proc/{os.getpid()}"), "root/etc")
     assert caught.value.errno == errno.ELOOP
 
 
@@ -78,17 +78,17 @@ def test_a_symlink_in_place_of_the_root_is_refused(tmp_path, root):
     """It would be the way out."""
     (tmp_path / "link").symlink_to(root)
     with pytest.raises(StepError, match="open directory: Not a directory"):
-        kernel.open_beneath(tmp_path / "link", "a")
+        filetrees.open_beneath(tmp_path / "link", "a")
 
 
 def test_what_is_not_there(root):
     """An ordinary ENOENT, with the whole path."""
     with pytest.raises(StepError) as caught:
-        kernel.open_beneath(root, "a/absent")
+        filetrees.open_beneath(root, "a/absent")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(root / "a" / "absent"))
 
 
 def test_a_kernel_without_openat2(root):
     """There is no safe other way, so there is no fall-back."""
     with pytest.raises(StepError, match="openat2: Function not implemented"):
-        with_faults(lambda: kernel.open_beneath(root, "a"), Fault("openat2", errno.ENOSYS))
+        with_faults(lambda: filetrees.open_beneath(root, "a"), Fault("openat2", errno.ENOSYS))

@@ -26,14 +26,14 @@ def no_memory(tmp_path_factory) -> Path:
 
 
 def run(no_memory: Path, function: str, path: Path, *more: str) -> str:
-    """Call a function of the kernel module on a path (and more, in Python), and return the error it ends with."""
+    """Call a function of `filetrees` on a path (and more, in Python), and return the error it ends with."""
     program = f"""
 import sys
 from pathlib import Path
-from nixsnap.mounts import kernel
+from nixsnap.mounts import filetrees
 from nixsnap.mounts.values import IdMapping
 try:
-    kernel.{function}({", ".join(["Path(sys.argv[1])", *more])})
+    filetrees.{function}({", ".join(["Path(sys.argv[1])", *more])})
 except OSError as error:
     print(error)
 """

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faults import Fault, with_faults
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees, kernel
+from nixsnap.mounts.errors import StepError
 
 PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 
@@ -76,13 +76,13 @@ def test_what_is_not_there(tmp_path):
 def test_entries_have_types(tmp_path):
     """Here they do, else containers could not run at all; tests/system has a file system where they do not."""
     (tmp_path / "entry").touch()
-    assert kernel.directory_has_types(tmp_path)
+    assert filetrees.directory_has_types(tmp_path)
 
 
 def test_an_empty_directory_cannot_tell(tmp_path):
     """Its own and its parent's entry do not count: XFS without ftype knows their type."""
     with pytest.raises(StepError) as caught:
-        kernel.directory_has_types(tmp_path)
+        filetrees.directory_has_types(tmp_path)
     assert (caught.value.errno, caught.value.step) == (errno.ENOENT, "getdents64")
 
 
@@ -90,10 +90,10 @@ def test_reading_a_directory_can_fail(tmp_path):
     """The errno is the kernel's."""
     (tmp_path / "entry").touch()
     with pytest.raises(StepError, match="getdents64: Input/output error"):
-        with_faults(lambda: kernel.directory_has_types(tmp_path), Fault("getdents64", errno.EIO))
+        with_faults(lambda: filetrees.directory_has_types(tmp_path), Fault("getdents64", errno.EIO))
 
 
 def test_a_directory_opened_is_close_on_exec(tmp_path):
     """As all descriptors of ours."""
-    with kernel.open_directory(tmp_path) as opened:
+    with filetrees.open_directory(tmp_path) as opened:
         assert not os.get_inheritable(opened.fileno())

@@ -13,8 +13,8 @@ import pytest
 from faults import Fault, with_faults
 from trees import make_deep
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees
+from nixsnap.mounts.errors import StepError
 
 NOBODY = 65534
 AT_REMOVEDIR = 0x200  # linux/fcntl.h
@@ -36,7 +36,7 @@ def tree(tmp_path):
 
 def test_a_tree_goes(tmp_path, tree):
     """With all that is in it."""
-    kernel.remove_tree(tree)
+    filetrees.remove_tree(tree)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -45,15 +45,15 @@ def test_a_file_and_a_symlink_go(tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "file").touch()
-    kernel.remove_tree(tmp_path / "link")
-    kernel.remove_tree(tmp_path / "file")
+    filetrees.remove_tree(tmp_path / "link")
+    filetrees.remove_tree(tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_what_is_not_there_is_fine(tmp_path):
     """Nor its parent: removal was interrupted once before, perhaps."""
-    kernel.remove_tree(tmp_path / "absent")
-    kernel.remove_tree(tmp_path / "absent" / "below")
+    filetrees.remove_tree(tmp_path / "absent")
+    filetrees.remove_tree(tmp_path / "absent" / "below")
 
 
 def test_symlinks_are_not_followed(tmp_path, tree):
@@ -63,7 +63,7 @@ def test_symlinks_are_not_followed(tmp_path, tree):
     (outside / "precious").touch()
     (tree / "a" / "out").symlink_to(outside)
     (tree / "a" / "root").symlink_to("/")
-    kernel.remove_tree(tree)
+    filetrees.remove_tree(tree)
     assert (outside / "precious").exists()
 
 
@@ -71,7 +71,7 @@ def test_a_symlink_in_place_of_the_parent_is_not_followed(tmp_path, tree):
     """Else it would remove another directory's entry of that name."""
     (tmp_path / "link").symlink_to(tree)
     with pytest.raises(StepError, match="open directory: Not a directory"):
-        kernel.remove_tree(tmp_path / "link" / "a")
+        filetrees.remove_tree(tmp_path / "link" / "a")
     assert (tree / "a").exists()
 
 
@@ -85,7 +85,7 @@ def test_a_wide_directory_goes(tmp_path):
         else:
             (wide / f"{number:0100}").mkdir()
             (wide / f"{number:0100}" / "file").touch()
-    kernel.remove_tree(wide)
+    filetrees.remove_tree(wide)
     assert not wide.exists()
 
 
@@ -96,7 +96,7 @@ def test_a_very_deep_tree_goes_with_few_descriptors(in_memory):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
     try:
-        kernel.remove_tree(in_memory / "d")
+        filetrees.remove_tree(in_memory / "d")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert [path.name for path in in_memory.iterdir()] == ["beside"]
@@ -107,7 +107,7 @@ def test_odd_names_go(tmp_path, name):
     """They are names like others."""
     (tmp_path / "tree" / name).mkdir(parents=True)
     (tmp_path / "tree" / name / name).touch()
-    kernel.remove_tree(tmp_path / "tree")
+    filetrees.remove_tree(tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
 
 
@@ -152,7 +152,7 @@ def test_an_owner_removes_a_tree_that_it_may_not_write_to(owned):
         (tree / "readonly" / "below" / "file").touch()
         (tree / "readonly" / "below").chmod(0o555)
         (tree / "readonly").chmod(0o555)
-        kernel.remove_tree(tree)
+        filetrees.remove_tree(tree)
 
     assert as_owner(owned, action) == 0
     assert list(owned.iterdir()) == []
@@ -164,7 +164,7 @@ def test_what_another_user_owns_is_refused(owned):
         pytest.skip("only root can make files that another user owns")
     (owned / "roots").mkdir()
     (owned / "roots" / "file").touch()
-    assert as_owner(owned, lambda: kernel.remove_tree(Path("roots"))) == errno.EACCES
+    assert as_owner(owned, lambda: filetrees.remove_tree(Path("roots"))) == errno.EACCES
     assert (owned / "roots" / "file").exists()
 
 
@@ -183,7 +183,7 @@ def test_each_step_that_fails_is_named(tree, fault, step):
     """The tree, too; the entry where it was one."""
     faults = [fault, Fault("fstat", errno.EIO)] if fault.call == "newfstatat" else [fault]
     with pytest.raises(StepError) as caught:
-        with_faults(lambda: kernel.remove_tree(tree), *faults)
+        with_faults(lambda: filetrees.remove_tree(tree), *faults)
     assert (caught.value.errno, caught.value.step, caught.value.filename) == (fault.errno, step, str(tree))
 
 
@@ -192,7 +192,7 @@ def test_a_directory_that_fills_up_all_the_time_is_given_up(tmp_path):
     (tmp_path / "tree" / "full").mkdir(parents=True)
     never_empty = Fault("unlinkat", errno.ENOTEMPTY, argument=(2, AT_REMOVEDIR))
     with pytest.raises(StepError, match=r"unlinkat: Directory not empty: .*/tree' \('full'\)"):
-        with_faults(lambda: kernel.remove_tree(tmp_path / "tree"), never_empty)
+        with_faults(lambda: filetrees.remove_tree(tmp_path / "tree"), never_empty)
 
 
 def test_files_that_appear_meanwhile_go_too(tmp_path):
@@ -213,14 +213,14 @@ def test_files_that_appear_meanwhile_go_too(tmp_path):
     writer = threading.Thread(daemon=True, target=write)
     writer.start()
     try:
-        kernel.remove_tree(tree)
+        filetrees.remove_tree(tree)
     except StepError as error:
         if error.errno != errno.ENOTEMPTY:  # that it was given up is allowed, too
             raise
     finally:
         stop.set()
         writer.join()
-    kernel.remove_tree(tree)
+    filetrees.remove_tree(tree)
     assert not tree.exists()
 
 
@@ -234,7 +234,7 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path):
 
         def remove(tree: Path = tree, errors: list = errors) -> None:
             try:
-                kernel.remove_tree(tree)
+                filetrees.remove_tree(tree)
             except StepError as error:
                 errors.append(error)
 

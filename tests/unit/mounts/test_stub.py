@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from faults import Fault, with_faults
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees, stubfill
+from nixsnap.mounts.errors import StepError
 
 XATTR = "user.overlay.redirect"
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -50,7 +50,7 @@ def stub(tmp_path):
 
 
 def fill(stub: Path, store: Path, *names: str, xattr: str | None = XATTR, prefix: str = "/"):
-    return kernel.fill_stub(stub, store=store, names=names, redirect_xattr=xattr, redirect_prefix=prefix)
+    return stubfill.fill_stub(stub, store=store, names=names, redirect_xattr=xattr, redirect_prefix=prefix)
 
 
 def test_a_directory_becomes_an_empty_one_that_redirects(stub, store):
@@ -148,7 +148,7 @@ def test_a_file_of_another_file_system_is_copied(tmp_path):
         counts = fill(shm, tmp_path, "file")
         assert (shm / "file").read_bytes() == b"text" * 1000
     finally:
-        kernel.remove_tree(shm)
+        filetrees.remove_tree(shm)
     assert counts.copied == 1
 
 

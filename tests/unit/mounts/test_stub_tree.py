@@ -11,8 +11,8 @@ import pytest
 from faults import Fault, with_faults
 from trees import make_deep, names
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees, stubfill
+from nixsnap.mounts.errors import StepError
 
 METACOPY, REDIRECT = "user.overlay.metacopy", "user.overlay.redirect"
 TIME = 1_000_000_001
@@ -59,7 +59,7 @@ def stubs(tmp_path):
 
     yield make
     for directory in made:
-        kernel.remove_tree(directory)
+        filetrees.remove_tree(directory)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def stub(stubs):
 
 
 def fill(stub: Path, store: Path, *entries: str, donors=(), keep_ids: bool = False):
-    return kernel.fill_stub_trees(
+    return stubfill.fill_stub_trees(
         stub, store=store, names=entries, xattr_prefix="user.overlay.", donors=donors, keep_ids=keep_ids
     )
 
@@ -167,8 +167,11 @@ def test_the_first_donor_that_has_an_entry(stubs, store):
         lambda file: os.utime(file, (5, 5)),
         lambda file: (file.unlink(), file.symlink_to("/etc/passwd")),
         lambda file: (file.unlink(), file.mkdir()),
-        lambda file: kernel.remove_tree(file.parent),
-        lambda file: (kernel.remove_tree(file.parent), file.parent.symlink_to(file.parents[2] / "elsewhere")),
+        lambda file: filetrees.remove_tree(file.parent),
+        lambda file: (
+            filetrees.remove_tree(file.parent),
+            file.parent.symlink_to(file.parents[2] / "elsewhere"),
+        ),
     ],
     ids=["gone", "length", "mode", "time", "symlink", "directory", "parent gone", "parent a symlink"],
 )
@@ -263,7 +266,7 @@ def test_the_longest_paths(stub, tmp_path):
     assert counts.copied + counts.data_only == 20 * 15
     # 4096 bytes of a block, or of a path, are fewer than 21 levels of 201.
     assert 0 < counts.copied < 60
-    kernel.remove_tree(store)
+    filetrees.remove_tree(store)
 
 
 def test_many_files_in_one_directory(stub, tmp_path):

@@ -13,8 +13,8 @@ import pytest
 from faults import Fault, with_faults
 from trees import make_deep
 
-from nixsnap.mounts import kernel
-from nixsnap.mounts.kernel import StepError
+from nixsnap.mounts import filetrees
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.values import DiskUsage
 
 HERE_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -41,7 +41,7 @@ def test_a_tree(tmp_path):
     (tmp_path / "a" / "file").write_bytes(b"x" * 10_000)
     (tmp_path / "link").symlink_to("a")
     os.mkfifo(tmp_path / "a" / "fifo")
-    usage = kernel.disk_usage(tmp_path)
+    usage = filetrees.disk_usage(tmp_path)
     assert usage == containerd_usage(tmp_path)
     assert usage.inodes == 6
 
@@ -52,7 +52,7 @@ def test_hard_links_count_once(tmp_path):
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     os.link(tmp_path / "file", tmp_path / "again")
     os.link(tmp_path / "file", tmp_path / "a" / "again")
-    usage = kernel.disk_usage(tmp_path)
+    usage = filetrees.disk_usage(tmp_path)
     assert usage == containerd_usage(tmp_path)
     assert usage.inodes == 3
     assert 100_000 <= usage.size_bytes < 200_000
@@ -62,28 +62,28 @@ def test_allocated_blocks_count_and_not_lengths(tmp_path):
     """A sparse file takes up little."""
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(2**30)
-    usage = kernel.disk_usage(tmp_path)
+    usage = filetrees.disk_usage(tmp_path)
     assert usage == containerd_usage(tmp_path)
     assert usage.size_bytes < 2**20
 
 
 def test_an_empty_directory_is_one_inode(tmp_path):
     """An upper directory before the container writes: 4 KiB on ext4."""
-    assert kernel.disk_usage(tmp_path) == containerd_usage(tmp_path)
-    assert kernel.disk_usage(tmp_path).inodes == 1
+    assert filetrees.disk_usage(tmp_path) == containerd_usage(tmp_path)
+    assert filetrees.disk_usage(tmp_path).inodes == 1
 
 
 def test_a_file_is_counted_by_itself(tmp_path):
     """filepath.Walk takes a file as its root."""
     (tmp_path / "file").write_bytes(b"x" * 5000)
-    assert kernel.disk_usage(tmp_path / "file") == containerd_usage(tmp_path / "file")
+    assert filetrees.disk_usage(tmp_path / "file") == containerd_usage(tmp_path / "file")
 
 
 def test_a_symlink_is_not_followed(tmp_path):
     """Neither at the top nor below."""
     (tmp_path / "link").symlink_to("/")
-    assert kernel.disk_usage(tmp_path / "link") == containerd_usage(tmp_path / "link")
-    assert kernel.disk_usage(tmp_path).inodes == 2
+    assert filetrees.disk_usage(tmp_path / "link") == containerd_usage(tmp_path / "link")
+    assert filetrees.disk_usage(tmp_path).inodes == 2
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,7 +103,7 @@ def test_random_trees(tmp_path, seed):
         else:
             files.append(parent / f"f{number}")
             files[-1].write_bytes(b"x" * rng.choice([0, 1, 5000]))
-    assert kernel.disk_usage(tmp_path) == containerd_usage(tmp_path)
+    assert filetrees.disk_usage(tmp_path) == containerd_usage(tmp_path)
 
 
 def test_a_very_deep_tree_needs_few_descriptors(in_memory):
@@ -112,7 +112,7 @@ def test_a_very_deep_tree_needs_few_descriptors(in_memory):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
     try:
-        usage = kernel.disk_usage(in_memory)
+        usage = filetrees.disk_usage(in_memory)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert usage.inodes == 10_002
@@ -121,7 +121,7 @@ def test_a_very_deep_tree_needs_few_descriptors(in_memory):
 def test_what_is_not_there(tmp_path):
     """The path itself has to exist."""
     with pytest.raises(StepError) as caught:
-        kernel.disk_usage(tmp_path / "absent")
+        filetrees.disk_usage(tmp_path / "absent")
     assert (caught.value.errno, caught.value.step) == (errno.ENOENT, "open")
     assert caught.value.filename == str(tmp_path / "absent")
 
@@ -133,7 +133,7 @@ def test_what_goes_between_reading_and_looking_is_not_counted(tmp_path):
     gone = Fault(
         "newfstatat", errno.ENOENT, argument=(3, 0x100 | 0x800)
     )  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
-    assert with_faults(lambda: kernel.disk_usage(tmp_path), gone).inodes == 1
+    assert with_faults(lambda: filetrees.disk_usage(tmp_path), gone).inodes == 1
 
 
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ELOOP])
@@ -141,7 +141,7 @@ def test_a_directory_that_is_replaced_before_it_is_entered_counts_alone(tmp_path
     """It was a directory when its name was read; now it is gone, a file, or a symlink."""
     (tmp_path / "directory" / "below").mkdir(parents=True)
     (tmp_path / "other").mkdir()
-    assert with_faults(lambda: kernel.disk_usage(tmp_path), Fault("openat2", error)).inodes == 3
+    assert with_faults(lambda: filetrees.disk_usage(tmp_path), Fault("openat2", error)).inodes == 3
 
 
 def test_a_tree_that_changes_all_the_time_is_counted_without_an_error(tmp_path):
@@ -166,7 +166,7 @@ def test_a_tree_that_changes_all_the_time_is_counted_without_an_error(tmp_path):
     churner.start()
     try:
         for _ in range(300):
-            assert kernel.disk_usage(tmp_path).inodes > 40
+            assert filetrees.disk_usage(tmp_path).inodes > 40
     finally:
         stop.set()
         churner.join()
@@ -185,7 +185,7 @@ def test_each_step_that_fails_is_named(tmp_path, fault, step):
     """And the tree."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     with pytest.raises(StepError) as caught:
-        with_faults(lambda: kernel.disk_usage(tmp_path), fault)
+        with_faults(lambda: filetrees.disk_usage(tmp_path), fault)
     error = caught.value
     assert (error.errno, error.step, error.filename) == (fault.errno, step, str(tmp_path))
 
@@ -194,12 +194,12 @@ def test_a_directory_that_may_not_be_read_is_named(tmp_path):
     """containerd's walk ends with an error there, too."""
     (tmp_path / "a" / "secret").mkdir(parents=True)
     with pytest.raises(StepError, match=r"openat2: Permission denied: .*\('a'\)"):
-        with_faults(lambda: kernel.disk_usage(tmp_path), Fault("openat2", errno.EACCES))
+        with_faults(lambda: filetrees.disk_usage(tmp_path), Fault("openat2", errno.EACCES))
 
 
 def test_looking_at_the_top_can_fail(tmp_path):
     """glibc has two ways to call fstat."""
     with pytest.raises(StepError, match=r"^fstat: Input/output error"):
         with_faults(
-            lambda: kernel.disk_usage(tmp_path), Fault("newfstatat", errno.EIO), Fault("fstat", errno.EIO)
+            lambda: filetrees.disk_usage(tmp_path), Fault("newfstatat", errno.EIO), Fault("fstat", errno.EIO)
         )
