@@ -19,12 +19,14 @@ sys.path.insert(0, str(HERE / "system"))  # `import lab` works from every tier
 
 from lab import Closure, Workspace, mounts_below, nix_closure, processes, unmount_below  # noqa: E402
 from lab.machine import describe_machine  # noqa: E402
+from lab.place import AS_USER  # noqa: E402
 from lab.requirements import need_nix  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our own options."""
     parser.addoption("--keep-workspace", action="store_true", help="leave the files of system tests behind")
+    parser.addoption("--containerd", metavar="SERIES", help="test with this series of containerd alone")
 
 
 def pytest_report_header() -> list[str]:
@@ -32,14 +34,29 @@ def pytest_report_header() -> list[str]:
     return describe_machine()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root for everyone else, with the reason."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this run is not about; skip what needs root for everyone else, with the reason."""
+    left_out = [item for item in items if not _is_asked_for(item, config.getoption("--containerd"))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if os.geteuid() == 0:
         return
     needs_root = pytest.mark.skip(reason="needs root: real mounts, containerd and runc")
     for item in items:
         if any(item.path.is_relative_to(tier) for tier in PRIVILEGED_TIERS):
             item.add_marker(needs_root)
+
+
+def _is_asked_for(item: pytest.Item, series: str | None) -> bool:
+    """Whether a run with this series of containerd, or one in a plain user's namespaces, is about the test."""
+    chosen = item.callspec.params if hasattr(item, "callspec") else {}
+    if series is not None and chosen.get("installation", series) != series:
+        return False
+    # Its user has no root to be, and is within such namespaces already.
+    return AS_USER not in os.environ or not (
+        item.get_closest_marker("real_root") or chosen.get("place") == "rootless"
+    )
 
 
 @pytest.hookimpl(wrapper=True)

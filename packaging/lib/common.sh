@@ -252,6 +252,7 @@ build_go_tool() {
     local name=$1 cgo=${2:-0} module=$REPOSITORY/tests/tools/$1 what=tool scratch made_of
     made_of=$(cat "$module"/* | sha256sum)
     if [ "$(cat "$LAB/$name/made-of" 2>/dev/null)" = "$made_of" ]; then
+        chmod 0755 "$LAB/$name"
         return 0
     fi
     [ ! -e "$module/main.go" ] || what=.
@@ -259,6 +260,7 @@ build_go_tool() {
     scratch=$(mktemp -d "$LAB/build.XXXXXX")
     CGO_ENABLED=$cgo GOFLAGS='-mod=readonly -buildvcs=false' "$NIXSNAP_GO" -C "$module" build -trimpath -ldflags='-s -w' -o "$scratch/" "$what"
     printf '%s\n' "$made_of" >"$scratch/made-of"
+    chmod 0755 "$scratch" # rootless tests use them too
     rm -rf "${LAB:?}/$name"
     mv "$scratch" "$LAB/$name"
 }

@@ -36,6 +36,7 @@ def _cri_v2(cri: CriSettings, cni_conf_dir: Path) -> dict[str, dict[str, Any]]:
         plugin: {
             "sandbox_image": cri.sandbox_image,
             "restrict_oom_score_adj": True,  # root of a container may lack CAP_SYS_RESOURCE
+            "netns_mounts_under_state_dir": True,  # /run/netns is the machine's
             "stream_server_port": "0",
         },
         f"{plugin}.containerd": {
@@ -55,7 +56,7 @@ def _cri_v3(cri: CriSettings, cni_conf_dir: Path) -> dict[str, dict[str, Any]]:
     return {
         images: {"snapshotter": cri.snapshotter, "disable_snapshot_annotations": False},
         f"{images}.pinned_images": {"sandbox": cri.sandbox_image},
-        runtime: {"restrict_oom_score_adj": True},
+        runtime: {"restrict_oom_score_adj": True, "netns_mounts_under_state_dir": True},
         f"{runtime}.containerd": {"default_runtime_name": "runc"},
         f"{runtime}.containerd.runtimes.runc": {"runtime_type": "io.containerd.runc.v2"},
         f"{runtime}.containerd.runtimes.runc.options": {"BinaryName": cri.runc},

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from lab.mounts import Mount, mount_count, mounts_below, unmount_below
+
+AS_USER: Final = "NIXSNAP_TEST_AS_USER"
+"""Set where a whole run of tests is in a plain user's namespaces (`rootless/test_as_user.py`), to the containerd
+namespace to use there: on cgroup v1 the user may write in the cgroups of that name alone."""
 
 
 class Place(Protocol):
@@ -37,9 +42,9 @@ class Place(Protocol):
 
 
 class Host:
-    """The machine itself, as root."""
+    """What the tests themselves run in: the machine, as root, or a plain user's namespaces, as their root."""
 
-    containerd_namespace = "lab"
+    containerd_namespace = os.environ.get(AS_USER, "lab")
     environment: Mapping[str, str] = {}
 
     def argv(self, *argv: str | Path) -> Sequence[str | Path]:

@@ -29,7 +29,7 @@ from lab.session import Session, as_user, missing_for_session
 # the host's, made of symbolic links, and what is fixed to /run/containerd has to be the user's own.
 _IN_NAMESPACE: Final = """
 set -eu
-rm -rf /run/containerd /run/nix-snapshotter
+rm -rf /run/containerd /run/nix-snapshotter /var/lib/cni
 mkdir /run/containerd
 mount --bind "$XDG_RUNTIME_DIR/containerd" /run/containerd
 touch "$XDG_RUNTIME_DIR/ready"
@@ -54,6 +54,8 @@ def rootlesskit_variants() -> dict[str, Variant | None]:
         "1": Variant("1", first) if first else None,
         "2": Variant("2", second) if second else None,
         "2-detach-netns": Variant("2-detach-netns", second, ("--detach-netns",)) if second else None,
+        # What pods take: a sandbox in the host's network has its host name as well, and joins the namespace of both.
+        "2-utsns": Variant("2-utsns", second, ("--utsns",)) if second else None,
     }
 
 
@@ -109,12 +111,14 @@ class Rootless(Session):
         made again.
         """
         net = [] if "--detach-netns" in self.variant.options else ["--net"]
+        uts = ["--uts"] if "--utsns" in self.variant.options else []
         join = [
             "nsenter",
             "--preserve-credentials",
             "--user",
             "--mount",
             *net,
+            *uts,
             f"--target={self.child_pid}",
             "--",
         ]

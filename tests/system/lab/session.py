@@ -22,6 +22,7 @@ from typing import Final
 import attrs
 
 from lab.mounts import mounts
+from lab.nix import nix_environment
 from lab.processes import Process, run
 from lab.workspace import PREFIX
 
@@ -146,7 +147,7 @@ def _nix_daemon(directory: Path) -> Iterator[Path]:
         log=directory / "nix-daemon.log",
         environment={
             "NIX_DAEMON_SOCKET_PATH": str(socket),
-            "NIX_CONFIG": "build-users-group =\nsubstituters =\n",
+            "NIX_CONFIG": nix_environment()["NIX_CONFIG"],
         },
     )
     try:

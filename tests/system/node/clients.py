@@ -36,7 +36,14 @@ def nerdctl(node: Node) -> Program:
     own = node.directory / "nerdctl"
     (own / "networks").mkdir(parents=True, exist_ok=True)
     flags = (
-        *("--address", node.containerd.address, "--namespace", "nerdctl", "--snapshotter", "nix"),
+        *(
+            "--address",
+            node.containerd.address,
+            "--namespace",
+            node.containerd.namespace,
+            "--snapshotter",
+            "nix",
+        ),
         *("--data-root", own / "data", "--cni-path", "/usr/lib/cni", "--cni-netconfpath", own / "networks"),
         *("--cgroup-manager", "cgroupfs", "--insecure-registry", "--hosts-dir", own),
     )

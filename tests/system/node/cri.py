@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from lab.place import HOST
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -47,7 +48,7 @@ _MESSAGES = {
     ],
     "PodSandboxMetadata": ["name 1 string", "uid 2 string", "namespace 3 string", "attempt 4 uint32"],
     "LinuxSandboxSecurityContext": ["namespace_options 1 NamespaceOption"],
-    "LinuxPodSandboxConfig": ["security_context 2 LinuxSandboxSecurityContext"],
+    "LinuxPodSandboxConfig": ["cgroup_parent 1 string", "security_context 2 LinuxSandboxSecurityContext"],
     "PodSandboxConfig": [
         "metadata 1 PodSandboxMetadata",
         "hostname 2 string",
@@ -160,6 +161,7 @@ class Cri:
             hostname="" if network == NODE else name,  # with the host's network comes its name
             log_directory=str(logs),
         )
+        config.linux.cgroup_parent = f"/{HOST.containerd_namespace}"  # as the kubelet says where
         options = config.linux.security_context.namespace_options
         options.network = network
         if first_id is not None:

@@ -31,11 +31,20 @@ class Both:
     def load(self, archive: Path, *, snapshotter: str) -> None:
         """By our tool, which passes annotations on to either."""
         program, flags = installed_program("nix2container"), ("--address", self.containerd.address)
-        run(program, *flags, "--namespace", "lab", "load", "--snapshotter", snapshotter, archive)
+        run(
+            program,
+            *flags,
+            "--namespace",
+            self.containerd.namespace,
+            "load",
+            "--snapshotter",
+            snapshotter,
+            archive,
+        )
 
     def original_tool(self, *arguments: str | Path) -> None:
         program, flags = need_unpacked("original/nix2container"), ("--address", self.containerd.address)
-        run(program, *flags, "--namespace", "lab", *arguments)
+        run(program, *flags, "--namespace", self.containerd.namespace, *arguments)
 
     def original_build(self, *options: str | Path) -> Path:
         """An archive by the original's tool."""

@@ -14,6 +14,9 @@ from lab.processes import wait_until
 from registries import Registry, start_docker_registry
 
 REFERENCE = "lab.invalid/app:1"
+NO_ROOTLESS_DOCKER = pytest.mark.real_root(
+    "a plain user's Docker lives in namespaces that it makes by itself"
+)
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def looks_right(client: Program, reference: str, closure) -> bool:
 
 def test_nerdctl_runs_what_we_loaded(node, closure, archive):
     """`nix2container load`, then `nerdctl run`."""
-    load_image(node.containerd, archive, namespace="nerdctl")
+    load_image(node.containerd, archive, namespace=node.containerd.namespace)
     assert looks_right(nerdctl(node), REFERENCE, closure)
     assert "inferred" not in node.nixsnap.log_text()
 
@@ -67,6 +70,7 @@ def test_nerdctl_pulls(node, closure, archive, registry):
     assert "inferred" not in node.nixsnap.log_text()
 
 
+@NO_ROOTLESS_DOCKER
 def test_docker_loads(node, closure, archive):
     """`docker load` into containerd's image store; the nix layer is recognised, and all of it goes with the image."""
     with docker(node) as client:
@@ -79,6 +83,7 @@ def test_docker_loads(node, closure, archive):
     assert list((node.nixsnap.root / "gcroots").iterdir()) == []
 
 
+@NO_ROOTLESS_DOCKER
 def test_docker_pulls(node, closure, archive, registry):
     """`docker pull` passes annotations on."""
     reference = pushed(registry, archive)
@@ -88,7 +93,9 @@ def test_docker_pulls(node, closure, archive, registry):
     assert "inferred" not in node.nixsnap.log_text()
 
 
-@pytest.mark.parametrize("make_client", [clients.nerdctl_in, clients.docker], ids=["nerdctl", "docker"])
+@pytest.mark.parametrize(
+    "make_client", [clients.nerdctl_in, pytest.param(clients.docker, marks=NO_ROOTLESS_DOCKER)]
+)
 def test_commit(node, closure, archive, make_client):
     """A container becomes an image: what it changed, in store paths too, is an ordinary layer upon the nix layer."""
     emptied, changed, *_ = (path for path in closure.paths if "-dep-" in path)
@@ -123,6 +130,7 @@ def test_commit(node, closure, archive, make_client):
 
 
 @pytest.mark.parametrize("installation", ["2"], indirect=True)
+@NO_ROOTLESS_DOCKER
 def test_docker_loads_into_a_store_of_its_own(node, closure):
     """The archive is Docker's too: an engine without containerd's image store reads name, config and layers."""
     base = build_plain_image(node.directory / "base.tar", reference="lab.invalid/base:1")
