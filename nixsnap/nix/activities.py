@@ -65,6 +65,8 @@ class Activities:
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._running: dict[int, _Activity] = {}
         self._caches: dict[str, None] = {}  # in the order in which they were asked
+        self._unknown: dict[str, None] = {}
+        self._lists_unknown = False
         self._latest: dict[int, dict[int, Sequence[int | str]]] = {}  # what was said last of what
         self._bytes_copied = 0  # by copies that have ended
         self._progress = Progress()
@@ -82,6 +84,11 @@ class Activities:
     def caches(self) -> list[str]:
         """The HTTP caches that were asked."""
         return list(self._caches)
+
+    @property
+    def unknown(self) -> list[str]:
+        """The store paths of which a program said, before it began, that no cache has them."""
+        return list(self._unknown)
 
     def said(self, text: str) -> None:
         """A line of log."""
@@ -143,8 +150,16 @@ class Activities:
             case "result":
                 self.resulted(event["id"], event["type"], event.get("fields", []))
             case "msg":
+                self._announced(event["msg"])
                 if event["level"] <= _ERROR_LEVELS:
                     self.said(event["msg"])
+
+    def _announced(self, text: str) -> None:
+        """A line that may be of the list of what is in no cache (`src/libmain/shared.cc`, printMissing)."""
+        if self._lists_unknown and text.startswith("  /"):
+            self._unknown[text.strip()] = None
+        else:
+            self._lists_unknown = text.startswith("don't know how to build these paths")
 
     def _advance(self, activity: _Activity, *, done: int, expected: int) -> None:
         if activity.kind == Kind.COPY_PATH:

@@ -37,7 +37,7 @@ def make_realiser(config: Config) -> Realiser:
 def choose_store(config: Config) -> NixStore:
     """The way to the store that a configuration asks for."""
     if config.nix.access is NixAccess.PROGRAM:
-        return ProgramStore(config=config.nix, store_root=config.store_root)
+        return ProgramStore(config=config.nix, store=config.host_store, store_root=config.store_root)
     socket = daemon_socket(config.store_root)
     if config.nix.access is NixAccess.DAEMON:
         path = socket or Path(_STATE_DIR) / _SOCKET

@@ -159,7 +159,7 @@ class NixRealiser:
                     if watch.bitten:
                         raise UnavailableError(
                             f"cannot realise {name_all(paths)}: nothing was heard of Nix for {limit_seconds:g} seconds",
-                            hint="is a cache hanging? [nix] stall_seconds is how long silence may last",
+                            hint="is a cache or a build hanging? [nix] stall_seconds is how long silence may last",
                         ) from exc
                     raise
         log.info("fetched %d store paths seconds=%.1f", len(paths), time.monotonic() - started_seconds)

@@ -6,7 +6,7 @@ The words are those of Nix 2.4 to 2.30 (`src/libstore/build/substitution-goal.cc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -43,6 +43,7 @@ _NO_ACCESS_HINT: Final = (
     "some caches answer 403 to what they do not have"
 )
 _NOWHERE_HINT: Final = "copy it, with what it refers to, to a cache of this node: nix copy --to CACHE PATH"
+_BUILD_HINT: Final = "the store has a derivation that makes it; [nix] allow_build = true would have it built"
 _NO_CACHE_HINT: Final = "is the cache up, and can this node reach it?"
 
 # The first that is found decides; so what a full disk leads to comes after it.
@@ -59,9 +60,9 @@ _MEANINGS: Final[Sequence[Meaning]] = (
     ),
     _meaning(r"HTTP error '?(401|403|407)", PermissionDeniedError, _NO_ACCESS_HINT),
     _meaning(
-        r"\.drv'? failed|builder for .* failed|no matching build",
+        r"\.drv'? failed|builder for .* failed|Cannot build '|no matching build|(un)?able to start any build",
         UnavailableError,
-        "nix log shows what the builder printed",
+        "nix log, with the name of the derivation, shows all that the builder printed",
     ),
     # A cache that could not be asked may well have the path, whatever is said of other caches.
     _meaning(
@@ -84,8 +85,10 @@ _MEANINGS: Final[Sequence[Meaning]] = (
         FailedPreconditionError,
         "may nixsnap's user write to the Nix store?",
     ),
-    _meaning(r"don't know how to build|no substituter that can build", NotFoundError, ""),
 )
+
+# What Nix says, in some of its releases, of what no cache has and what it was not asked to build.
+_NOWHERE: Final = re.compile(r"don't know how to build|no substituter that can build", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
@@ -107,17 +110,24 @@ class Failure:
         paths: What was wanted.
         words: Nix's last words, without colours.
         unknown: Paths of which Nix found out that no cache has them.
+        derivations: `DERIVATION!OUTPUT` of those unknown paths that the store knows how to make.
         caches: The caches that were asked.
     """
 
     paths: Collection[StorePath]
     words: str
     unknown: Sequence[StorePath] = ()
+    derivations: Mapping[StorePath, str] = attrs.field(factory=dict)
     caches: Sequence[str] = ()
 
     def meaning(self) -> Meaning | None:
         """What Nix's words mean; None if they do not tell."""
         return next((meaning for meaning in _MEANINGS if meaning.words.search(self.words)), None)
+
+    @property
+    def can_be_built(self) -> bool:
+        """Whether there are derivations for all that no cache has."""
+        return bool(self.unknown) and all(path in self.derivations for path in self.unknown)
 
     def after(self, refusals: Collection[str]) -> Failure:
         """The same failure, with what caches said when we asked them ourselves."""
@@ -131,7 +141,9 @@ class Failure:
         meaning = self.meaning()
         if meaning is not None:
             return meaning.kind(message, hint=meaning.hint or None)
-        if self.unknown:
+        if self.can_be_built:
+            return NotFoundError(message, hint=f"{_NOWHERE_HINT}; or {_BUILD_HINT}")
+        if self.unknown or _NOWHERE.search(self.words):
             return NotFoundError(message, hint=_NOWHERE_HINT)
         return UnavailableError(message)
 

@@ -6,27 +6,33 @@ Slower than a connection, and without its temporary roots; for where Nix's daemo
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
 from nixsnap.config import NixConfig
-from nixsnap.errors import NixsnapError, UnavailableError
+from nixsnap.errors import UnavailableError
 from nixsnap.nix import process
 from nixsnap.nix.activities import Activities
-from nixsnap.nix.caches import refusals
 from nixsnap.nix.caller import Caller
+from nixsnap.nix.derivations import find_derivations
 from nixsnap.nix.failures import Failure, name_all, plain
-from nixsnap.nix.options import SYSTEM_NETRC, nix_environment
+from nixsnap.nix.nowhere import may_build, with_unknown
+from nixsnap.nix.options import nix_environment
 from nixsnap.nix.progress import ProgressSink, ignore
 from nixsnap.nix.store import root_names
 from nixsnap.nix.storepath import StorePath
 
 # execve takes 128 KiB an argument and a quarter of the stack limit (8 MiB, so 2 MiB) in all, environment included.
 _ARGUMENT_BYTES: Final = 1 << 20
+
+_Named = TypeVar("_Named", StorePath, str)
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -35,10 +41,12 @@ class ProgramStore:
 
     Attributes:
         config: The `[nix]` table.
+        store: Where the store lies on this host.
         store_root: The store's root where it is a chroot store.
     """
 
     config: NixConfig
+    store: Path
     store_root: Path | None = None
 
     @contextlib.contextmanager
@@ -108,25 +116,59 @@ class ProgramSession:
         return self._activities.heard_seconds
 
     def _fetch(self, paths: Sequence[StorePath], words: Sequence[str]) -> None:
-        self._activities.heard_seconds = time.monotonic()
-        arguments = ["--log-format", "internal-json", "--realise", *words, *map(str, paths)]
         try:
-            self._call(arguments, paths, heard=self._activities)
+            self._realise([*words, *map(str, paths)], paths)
         except process.ProgramError as exc:
-            self._caller.check(waiting_for=name_all(paths))
-            raise self._explain(paths, exc) from exc
+            failure = self._failure(paths, exc)
+            if failure.meaning() is None and not exc.was_killed:
+                failure = self._look_into(failure, repair="--repair" in words)
+            if not may_build(failure, self._store.config):
+                raise failure.error() from exc
+            self._build(failure, words)
 
-    def _explain(self, paths: Sequence[StorePath], error: process.ProgramError) -> NixsnapError:
+    def _build(self, failure: Failure, words: Sequence[str]) -> None:
+        """Build what no cache has, and then fetch what could not be for want of it."""
+        log.info("building %s", ", ".join(failure.derivations.values()))
+        paths = list(failure.paths)
+        try:
+            for batch in _batches(failure.derivations.values()):
+                self._realise([*words, *batch], paths)
+            self._realise([str(path) for path in paths], paths)
+        except process.ProgramError as exc:
+            raise self._failure(paths, exc).error() from exc
+
+    def _realise(self, arguments: Sequence[str], paths: Sequence[StorePath]) -> None:
+        self._activities.heard_seconds = time.monotonic()
+        self._call(["--log-format", "internal-json", "--realise", *arguments], paths, heard=self._activities)
+
+    def _failure(self, paths: Sequence[StorePath], error: process.ProgramError) -> Failure:
+        self._caller.check(waiting_for=name_all(paths))
         activities = self._activities
-        failure = Failure(paths=paths, words="\n".join([*activities.lines, plain(str(error))]))
-        if failure.meaning() is None and activities.caches:
-            netrc_file = self._store.config.netrc_file or SYSTEM_NETRC
-            failure = failure.after(refusals(activities.caches, paths[0], netrc_file=netrc_file))
-        if failure.meaning() is None and not error.was_killed:
-            valid = self.valid(paths)
-            unknown = [path for path in paths if path not in valid]
-            failure = attrs.evolve(failure, unknown=unknown, caches=activities.caches)
-        return failure.error()
+        words = "\n".join([*activities.lines, plain(str(error))])
+        return Failure(paths=paths, words=words, caches=activities.caches)
+
+    def _look_into(self, failure: Failure, *, repair: bool) -> Failure:
+        """Find out what no cache has, and what would make that."""
+        paths = {str(path): path for path in failure.paths}
+        store_dir = next(iter(failure.paths)).store_dir
+        unknown = [
+            paths.get(text) or StorePath.parse(text, store_dir=store_dir) for text in self._activities.unknown
+        ]
+        if not unknown:
+            unknown = list(failure.paths)
+        if not repair:  # what is to be repaired is on record, though it is not there
+            valid = self.valid(unknown)
+            unknown = [path for path in unknown if path not in valid]
+        return with_unknown(failure, unknown, self._derivations(unknown), config=self._store.config)
+
+    def _derivations(self, paths: Collection[StorePath]) -> Mapping[StorePath, str]:
+        found = find_derivations(self._store.store, paths)
+        valid = self.valid([derivation for candidates in found.values() for derivation, _ in candidates])
+        return {
+            path: next(f"{derivation}!{output}" for derivation, output in candidates if derivation in valid)
+            for path, candidates in found.items()
+            if any(derivation in valid for derivation, _ in candidates)
+        }
 
     def _run(self, *arguments: str, of: Collection[StorePath]) -> str:
         try:
@@ -148,9 +190,9 @@ class ProgramSession:
         )
 
 
-def _batches(paths: Iterable[StorePath]) -> Iterator[list[StorePath]]:
+def _batches(paths: Iterable[_Named]) -> Iterator[list[_Named]]:
     """Cut `paths` so that each piece fits on a command line."""
-    batch: list[StorePath] = []
+    batch: list[_Named] = []
     size = 0
     for path in paths:
         size += len(str(path)) + 9  # its terminator and its pointer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,15 +14,17 @@ import attrs
 from nixsnap.config import NixConfig
 from nixsnap.errors import NixsnapError, UnavailableError
 from nixsnap.nix import failures
-from nixsnap.nix.caches import refusals
 from nixsnap.nix.caller import Caller
-from nixsnap.nix.options import SYSTEM_NETRC, nix_options
+from nixsnap.nix.nowhere import may_build, with_unknown
+from nixsnap.nix.options import nix_options
 from nixsnap.nix.progress import ProgressSink, ignore
 from nixsnap.nix.store import root_names
 from nixsnap.nix.storepath import StorePath
 from nixsnap.nix.worker.connection import Connection, DaemonError, Operation
 from nixsnap.nix.worker.transport import Transport
 from nixsnap.nix.worker.wire import ProtocolError, Reader, mapping, number, string, strings
+
+log = logging.getLogger(__name__)
 
 _NORMAL: Final = 0
 _REPAIR: Final = 1
@@ -88,7 +91,7 @@ class DaemonSession:
             *map(
                 number, (0, 0, 0, _INFO_LEVEL)
             ),  # neither keep failed builds, nor go on, nor build as a fallback
-            number(int(options.get("max-jobs", os.cpu_count() or 1))),
+            number(_to_job_count(options.get("max-jobs", "auto"))),
             *map(
                 number, (0, 1, 0, 0, 0, 0, 1)
             ),  # no limit of silence; build hooks; …; all cores; substitutes
@@ -136,11 +139,16 @@ class DaemonSession:
     ) -> None:
         """As `Session.fetch` says."""
         self._connection.activities.tell(progress)
-        wanted = [str(path) for path in paths]
+        mode = _REPAIR if repair else _NORMAL
         try:
-            self._build(wanted, mode=_REPAIR if repair else _NORMAL)
+            self._build(map(str, paths), mode=mode)
         except DaemonError as exc:
-            self._explain(paths, exc)
+            failure = self._failure(paths, exc)
+            if failure.meaning() is None:
+                failure = self._look_into(failure, repair=repair)
+            if not may_build(failure, self._config):
+                raise failure.error() from exc
+            self._build_from_derivations(failure, mode)
         finally:
             progress(self._connection.activities.moment())
 
@@ -148,22 +156,20 @@ class DaemonSession:
         """As `Session.heard_seconds` says."""
         return self._connection.activities.heard_seconds
 
-    def _build(self, wanted: Collection[str], *, mode: int = _NORMAL) -> None:
+    def _build(self, wanted: Iterable[str], *, mode: int = _NORMAL) -> None:
         self._connection.call(Operation.BUILD_PATHS, strings(wanted), number(mode)).number()
 
-    def _explain(self, paths: Collection[StorePath], error: DaemonError) -> None:
-        """Raise the error that tells why; if what no cache has can be built and may be, build it and return."""
+    def _failure(self, paths: Collection[StorePath], error: DaemonError) -> failures.Failure:
         activities = self._connection.activities
         words = "\n".join([*activities.lines, failures.plain(str(error))])
-        failure = failures.Failure(paths=paths, words=words, caches=activities.caches)
-        if failure.meaning() is None:
-            unknown = self._unknown(paths)
-            if unknown and self._config.allow_build and self._build_from_derivations(paths, unknown):
-                return
-            failure = attrs.evolve(failure, unknown=unknown).after(
-                self._ask_caches(unknown, activities.caches)
-            )
-        raise failure.error() from error
+        return failures.Failure(paths=paths, words=words, caches=activities.caches)
+
+    def _look_into(self, failure: failures.Failure, *, repair: bool) -> failures.Failure:
+        """Find out what no cache has, and what would make that."""
+        # What is to be repaired is on record, so it is not unknown; but no cache gave it.
+        unknown = sorted(failure.paths) if repair else self._unknown(failure.paths)
+        derivations = {path: output for path in unknown if (output := self._derived(path)) is not None}
+        return with_unknown(failure, unknown, derivations, config=self._config)
 
     def _unknown(self, paths: Collection[StorePath]) -> list[StorePath]:
         """Those of `paths` and of what they refer to that no cache has; the daemon has just looked for them all."""
@@ -179,18 +185,14 @@ class DaemonSession:
         store_dir = next(iter(paths)).store_dir
         return sorted(StorePath.parse(text, store_dir=store_dir) for text in unknown)
 
-    def _ask_caches(self, unknown: Collection[StorePath], caches: Collection[str]) -> list[str]:
-        netrc_file = self._config.netrc_file or SYSTEM_NETRC
-        return refusals(caches, next(iter(unknown)), netrc_file=netrc_file) if unknown else []
-
-    def _build_from_derivations(self, paths: Collection[StorePath], unknown: Collection[StorePath]) -> bool:
-        """Build what no cache has; whether there were derivations for all of it."""
-        wanted = [output for path in unknown if (output := self._derived(path)) is not None]
-        if len(wanted) != len(unknown):
-            return False
-        self._build(wanted)
-        self._build([str(path) for path in paths])
-        return True
+    def _build_from_derivations(self, failure: failures.Failure, mode: int) -> None:
+        """Build what no cache has, and then fetch what could not be for want of it."""
+        log.info("building %s", ", ".join(failure.derivations.values()))
+        try:
+            self._build(failure.derivations.values(), mode=mode)
+            self._build(map(str, failure.paths))
+        except DaemonError as exc:
+            raise self._failure(failure.paths, exc).error() from exc
 
     def _derived(self, path: StorePath) -> str | None:
         """`DERIVATION!OUTPUT` of a path; None if the store has no derivation that makes it."""
@@ -211,6 +213,10 @@ def _link(root: Path, target: str) -> None:
         if not root.is_symlink() or str(root.readlink()) != target:
             root.unlink()
             root.symlink_to(target)
+
+
+def _to_job_count(setting: str) -> int:
+    return int(setting) if setting.isdecimal() else os.cpu_count() or 1  # "auto"
 
 
 def _encode(path: StorePath) -> bytes:

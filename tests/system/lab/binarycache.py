@@ -53,12 +53,15 @@ class BinaryCache:
         """The NARs that were asked for, in order."""
         return [path for path in self.requests if path.startswith("/nar/")]
 
-    def publish(self, store_paths: Iterable[str], *, secret_key: Path | None = None) -> None:
-        """Put store paths of the machine's store, with all that they refer to, into it."""
+    def publish(
+        self, store_paths: Iterable[str], *, secret_key: Path | None = None, store_root: Path | None = None
+    ) -> None:
+        """Put store paths of the machine's store, or of a chroot store, with all that they refer to, into it."""
         key = "" if secret_key is None else f"&secret-key={secret_key}"
         config = nix_environment()["NIX_CONFIG"] + "experimental-features = nix-command\n"
+        store = () if store_root is None else ("--store", store_root)
         run(
-            "nix", "copy", "--to", f"file://{self.directory}?compression=none{key}", *store_paths,
+            "nix", "copy", *store, "--to", f"file://{self.directory}?compression=none{key}", *store_paths,
             environment={"NIX_CONFIG": config},
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from lab.processes import Process, run, wait_until
 
 NEWER = LAB_DIRECTORY / "nix-2.26"
 RELEASES = ("machine", "newer")
+# It starts its build hook as /proc/self/exe, which is the loader here (2.8 cannot do without one), and would show a
+# shell in its sandbox that is another package's. A chroot store builds in a sandbox whatever is set.
+_NEWER_SETTINGS = "build-hook =\nsandbox-paths =\n"
 _PROGRAMS = ("nix", "nix-build", "nix-collect-garbage", "nix-daemon", "nix-instantiate", "nix-store")
 
 
@@ -23,14 +27,16 @@ class NixRelease:
     Attributes:
         version: As "2.8.0".
         bin: The directory of its programs.
+        settings: Lines of nix.conf that it takes to run here.
     """
 
     version: str
     bin: Path
+    settings: str = ""
 
     def environment(self, path: str) -> dict[str, str]:
         """What has programs find this release, upon a PATH that they would have otherwise."""
-        return nix_environment() | {"PATH": f"{self.bin}:{path}"}
+        return {"NIX_CONFIG": nix_environment()["NIX_CONFIG"] + self.settings, "PATH": f"{self.bin}:{path}"}
 
 
 def nix_release(name: str, directory: Path) -> NixRelease | None:
@@ -48,12 +54,12 @@ def nix_release(name: str, directory: Path) -> NixRelease | None:
     programs = directory / "nix-newer"
     if not programs.exists():
         _write_wrappers(programs)
-    return _release(programs)
+    return _release(programs, settings=_NEWER_SETTINGS)
 
 
-def _release(programs: Path) -> NixRelease:
+def _release(programs: Path, *, settings: str = "") -> NixRelease:
     words = run(programs / "nix-store", "--version").stdout.split()
-    return NixRelease(version=words[2], bin=programs)
+    return NixRelease(version=words[2], bin=programs, settings=settings)
 
 
 def _write_wrappers(programs: Path) -> None:
@@ -75,7 +81,7 @@ def start_nix_daemon(release: NixRelease, store_root: Path, directory: Path) -> 
     process = Process.start(
         "nix-daemon", release.bin / "nix-daemon", "--daemon", "--store", store_root,
         log=directory / "nix-daemon.log",
-        environment=nix_environment() | {"NIX_DAEMON_SOCKET_PATH": str(socket)},
+        environment=release.environment(os.environ["PATH"]) | {"NIX_DAEMON_SOCKET_PATH": str(socket)},
     )  # fmt: skip
     wait_until(socket.is_socket, what="the socket of nix-daemon")
     return process

@@ -35,11 +35,6 @@ class Bed:
     daemon: Process | None = None
     realisers: list[Realiser] = attrs.field(factory=list)
 
-    @property
-    def asks_programs(self) -> bool:
-        """Whether `nix-store` is run for each question; it cannot say some of what a daemon can."""
-        return self.access is NixAccess.PROGRAM
-
     def config(self, **nix: object) -> Config:
         """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
         settings: dict[str, object] = {
