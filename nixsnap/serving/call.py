@@ -36,14 +36,17 @@ class Call(grpc.ServicerContext):
 
     Args:
         event: The core's event that brought it.
+        gone: Called once it is over, and what was sent at its end has left us.
     """
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, gone: Callable[[], None]) -> None:
         self._call = event.call
         self._details = event.call_details
         self._metadata: Metadata = event.invocation_metadata
         self._guard = threading.Lock()
         self._over = False
+        self._gone = gone
+        self._events_left = 1  # of "receive close", and of the end once that is sent
         self._callbacks: list[Callable[[], None]] = []
         self._initial_sent = False
         self._trailing: Metadata | None = None
@@ -174,7 +177,10 @@ class Call(grpc.ServicerContext):
             self._trailing, self._code.value[0], (self._text or "").encode(), _NO_FLAGS
         )
         initial = () if self._initial_sent else (self._initial(None),)
-        self._start((*initial, *operations, status), _nothing)
+        with self._guard:
+            self._events_left += 1
+        if not self._start((*initial, *operations, status), self._end_seen):
+            self._end_seen()
 
     def _initial(self, metadata: Metadata | None) -> Any:
         self._initial_sent = True
@@ -211,7 +217,11 @@ class Call(grpc.ServicerContext):
                 callback()
             except Exception:
                 log.exception("what was to be done at a call's end failed")
+        self._end_seen()
 
-
-def _nothing(_event: Any) -> None:
-    """Nothing is left to be done about it."""
+    def _end_seen(self, _event: Any = None) -> None:
+        with self._guard:
+            self._events_left -= 1
+            gone = not self._events_left
+        if gone:
+            self._gone()

@@ -46,6 +46,7 @@ class Server(grpc.Server):
         self._methods: dict[str, Handler] = {}
         self._services: list[grpc.GenericRpcHandler] = []
         self._guard = threading.Lock()
+        self._calls = 0  # that are not over, or whose end has not left us yet
         self._stopping = False
         self._stopped = threading.Event()
 
@@ -91,6 +92,11 @@ class Server(grpc.Server):
             begun, self._stopping = self._stopping, True
             if not begun:
                 self._core.shutdown(self._queue, self._shut_down)
+            idle = not self._calls
+        if idle:
+            # That ends connections too. The core would else wait for every client to close its own, one that is stopped
+            # or waits for nothing included, and at best for a ping of theirs (chttp2's graceful GOAWAY).
+            self._core.cancel_all_calls()
         threading.Thread(target=self._cancel_after, args=(grace or 0.0,), daemon=True).start()
         return self._stopped
 
@@ -100,6 +106,13 @@ class Server(grpc.Server):
 
     def _cancel_after(self, grace: float) -> None:
         if not self._stopped.wait(grace):
+            self._core.cancel_all_calls()
+
+    def _call_gone(self) -> None:
+        with self._guard:
+            self._calls -= 1
+            last = self._stopping and not self._calls
+        if last:
             self._core.cancel_all_calls()
 
     def _shut_down(self, _event: Any) -> None:
@@ -132,7 +145,9 @@ class Server(grpc.Server):
             return None
         self._request()
         method = event.call_details.method.decode()
-        call = Call(event)
+        with self._guard:
+            self._calls += 1
+        call = Call(event, self._call_gone)
         handler = self._handler(method, event)
         if handler is None:
             call.set_code(grpc.StatusCode.UNIMPLEMENTED)

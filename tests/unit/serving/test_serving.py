@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -378,3 +380,71 @@ def test_stop_ends_calls_after_the_grace(bed: Bed, gate: threading.Event):
     assert begun.wait(WAIT_SECONDS)
     bed.server.stop(0.1)
     assert call.exception(WAIT_SECONDS).code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+
+
+def test_stop_does_not_wait_for_silent_clients(gate: threading.Event):
+    """A connection ends with its last call, though the client never answers the ping that goes with a GOAWAY."""
+    begun = threading.Event()
+
+    def behavior(request: bytes, _context: grpc.ServicerContext) -> bytes:
+        begun.set()
+        gate.wait(WAIT_SECONDS)
+        return request
+
+    with tempfile.TemporaryDirectory(prefix="nixsnap.") as directory, socket.socket(socket.AF_UNIX) as client:
+        server = choice.make_server([], threads=THREADS)
+        handler = grpc.unary_unary_rpc_method_handler(behavior)
+        server.add_registered_method_handlers("test", {"unary": handler})
+        server.add_insecure_port(f"unix:{directory}/socket")
+        server.start()
+        client.connect(f"{directory}/socket")
+        client.sendall(unary_call("/test/unary"))
+        assert begun.wait(WAIT_SECONDS)
+        stopped = server.stop(1000.0)
+        time.sleep(0.2)  # for the GOAWAY to be sent
+        gate.set()
+        assert stopped.wait(
+            WAIT_SECONDS / 2
+        )  # the core itself waits for twice as long (chttp2, GracefulGoaway)
+
+
+def unary_call(method: str) -> bytes:
+    """What a client sends that calls a method with an empty message and never says anything else (RFC 9113, 7541)."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    def literal(name: str, value: str) -> bytes:
+        return b"".join([b"\0", *(bytes([len(text)]) + text.encode() for text in (name, value))])
+
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": method,
+        ":authority": "test",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+    begin = frame(1, 4, 1, b"".join(literal(*header) for header in headers.items()))
+    return preface + begin + frame(0, 1, 1, bytes(5))
+
+
+def test_answers_at_the_stop_arrive(bed: Bed, gate: threading.Event):
+    """The last call's answer has left us, however large it is, before its connection is ended."""
+    begun = threading.Semaphore(0)
+
+    def behavior(request: bytes, _context: grpc.ServicerContext) -> bytes:
+        begun.release()
+        gate.wait(WAIT_SECONDS)
+        return request * (6 << 20)
+
+    bed.service.unary(behavior)
+    calls = [bed.channel.unary_unary("/test/unary").future(b"%d" % number) for number in range(4)]
+    for _ in calls:
+        assert begun.acquire(timeout=WAIT_SECONDS)
+    stopped = bed.server.stop(WAIT_SECONDS)
+    gate.set()
+    for number, call in enumerate(calls):
+        assert call.result(WAIT_SECONDS) == b"%d" % number * (6 << 20)
+    assert stopped.wait(WAIT_SECONDS)
