@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -67,7 +66,7 @@ def serve(config: Config) -> None:
         NixsnapError: The configuration cannot work on this machine, or another daemon has the root.
         OSError: The root directory or the socket cannot be made.
     """
-    stop = _stop_on_signal()
+    wait_for_signal = _stop_on_signal()
     os.umask(0o022)  # modes of layers' directories are containerd's, whatever we were started with
     layout = Layout(config.root)
     layout.make()
@@ -102,7 +101,7 @@ def serve(config: Config) -> None:
             notify("READY=1")
             log.info("serving address=%s root=%s", config.address, config.root)
             background_work.enter_context(_upkeep(upkeep))
-            stop.wait()
+            wait_for_signal()
             notify("STOPPING=1")
             snapshotter.fetches.close()
             log.info("stopping")
@@ -293,11 +292,20 @@ def _forget_stubs_of_last_boot(layout: Layout, sweeper: Sweeper) -> None:
     marker.write_text(boot_id, encoding="ascii")
 
 
-def _stop_on_signal() -> threading.Event:
-    stop = threading.Event()
+def _stop_on_signal() -> Callable[[], None]:
+    """What returns once SIGTERM or SIGINT has come, be it before it is called.
+
+    A pipe, not a `threading.Event`: a handler runs between any two steps of the main thread, so also while that one
+    holds the event's lock in `wait`, and `set` would then wait for it for ever.
+    """
+    reader, writer = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+        signal.signal(number, lambda *_: os.write(writer, b"\0"))
+    return lambda: _read_one(reader)
+
+
+def _read_one(fd: int) -> None:
+    os.read(fd, 1)
 
 
 @contextmanager
