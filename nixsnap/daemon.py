@@ -7,40 +7,31 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-import attrs
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nixsnap.api import progress_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc
-from nixsnap.config import Config, PlainIdmap, StoreView
-from nixsnap.errors import FailedPreconditionError
+from nixsnap.assembly import assemble, make_inspector, prepare_views
+from nixsnap.config import Config
 from nixsnap.metadata.store import Store
-from nixsnap.mounts import features
 from nixsnap.nix import process
 from nixsnap.nix.choice import make_realiser
 from nixsnap.nix.realise import Realiser
-from nixsnap.nix.roots import RootInspector
 from nixsnap.notify import notify
 from nixsnap.periodic import periodically
 from nixsnap.rootlock import hold_root
 from nixsnap.services.progress import ProgressService
 from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.serving.choice import make_server
-from nixsnap.snapshots import kinds
 from nixsnap.snapshots.layout import Layout
-from nixsnap.snapshots.mapped import MappedMounter
-from nixsnap.snapshots.mounter import ViewMounter
-from nixsnap.snapshots.snapshotter import Settings, Snapshotter
-from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.upkeep import Upkeep
 from nixsnap.sockets import socket_place
-from nixsnap.storedoor.client import shown_store
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +65,9 @@ def serve(config: Config) -> None:
         store = stack.enter_context(contextlib.closing(Store.open(layout.metadata)))
         # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
         background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))
-        views = stack.enter_context(_views(config, layout))
+        views = stack.enter_context(prepare_views(config, layout))
         realiser = stack.enter_context(contextlib.closing(make_realiser(config)))
-        snapshotter, sweeper, upkeep = _assemble(
+        snapshotter, sweeper, upkeep = assemble(
             config, layout, store, views, realiser=realiser, background=background
         )
         _forget_stubs_of_last_boot(layout, sweeper)
@@ -136,7 +127,7 @@ def _image_service(
                 gcroots=layout.image_gcroots,
             ),
             realiser=realiser,
-            inspector=_inspector(config),
+            inspector=make_inspector(config),
             cri_knows=images.cri_knows(channel),
         )
         forwarder = passthrough.Forwarder(channel)
@@ -151,132 +142,6 @@ def _at_end(action: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         action()
-
-
-@attrs.frozen(kw_only=True)
-class _Views:
-    """What rootfs views are made of here.
-
-    Attributes:
-        kind: How they show store paths.
-        userxattr: Whether overlays keep their marks in `user.*` attributes.
-        store: Where they take the store from; Nix knows it as the configuration says.
-    """
-
-    kind: StoreView
-    userxattr: bool
-    store: Path
-
-
-@contextmanager
-def _views(config: Config, layout: Layout) -> Iterator[_Views]:
-    _require_mounts(config.root)
-    userxattr = bool(features.needs_userxattr(config.root))
-    place = kinds.Place(root=config.root, store=config.host_store, userxattr=userxattr)
-    kind = kinds.choose(place, config.store_view)
-    with shown_store(
-        config.host_store,
-        door=config.store_door,
-        target=layout.shown_store,
-        # A data-only view shows the owner of its stubs, which is us, whosever the store is.
-        shows_owners=kind is not StoreView.DATA_ONLY,
-    ) as store:
-        yield _Views(kind=kind, userxattr=userxattr, store=store)
-
-
-def _assemble(
-    config: Config,
-    layout: Layout,
-    store: Store,
-    views: _Views,
-    *,
-    realiser: Realiser,
-    background: Executor,
-) -> tuple[Snapshotter, Sweeper, Upkeep]:
-    stubs = StubMaker(
-        layout=layout,
-        kind=views.kind,
-        store=views.store,
-        store_dir=config.store_dir,
-        userxattr=views.userxattr,
-        keep_ids=features.has_all_ids(),
-        executor=background,
-    )
-    idmapped_layers = _idmapped_layers(config.root)
-    mounter = ViewMounter(
-        layout=layout,
-        stubs=stubs,
-        mapped=MappedMounter(
-            layout=layout,
-            store=views.store,
-            store_dir=config.store_dir,
-            idmapped_layers=idmapped_layers,
-            slow_chown=config.slow_chown,
-        ),
-        store=views.store,
-        store_dir=config.store_dir,
-        readonly_store=config.readonly_store,
-    )
-    sweeper = Sweeper(layout=layout, store=store, mounter=mounter)
-    upkeep = Upkeep(
-        layout=layout, store=store, realiser=realiser, inspector=_inspector(config), mounter=mounter
-    )
-    snapshotter = Snapshotter(
-        layout=layout,
-        store=store,
-        realiser=realiser,
-        mounter=mounter,
-        sweeper=sweeper,
-        upkeep=upkeep,
-        settings=Settings(
-            kind=views.kind,
-            overlay_options=_overlay_options(userxattr=views.userxattr),
-            plain_options=_plain_options(),
-            infer_nix_layers=config.infer_nix_layers,
-            # Without idmapped layers slow_chown has its way, and that is ours.
-            map_plain=config.plain_idmap is PlainIdmap.NIXSNAP or not idmapped_layers,
-        ),
-    )
-    return snapshotter, sweeper, upkeep
-
-
-def _inspector(config: Config) -> RootInspector:
-    external = config.external_builder is not None
-    return RootInspector.of(config.host_store, store_root=config.store_root, external=external)
-
-
-def _overlay_options(*, userxattr: bool) -> tuple[str, ...]:
-    """What containerd's overlayfs snapshotter mounts every overlay with here, in its order."""
-    marks = ("userxattr",) if userxattr else ()
-    # The index would forbid a layer to be below two overlays' upper layers at once.
-    return (*marks, *features.index_off())
-
-
-def _plain_options() -> tuple[str, ...]:
-    """What keeps redirects out of plain chains on kernels that make them by default.
-
-    A directory that a container renames there would get a redirect, absolute from the root of that overlay. Upon a nix
-    layer the same layer lies below another root, beside whose top directory is the whole store: the redirect would lead
-    elsewhere, and to whatever a hostile container chose.
-    """
-    default_on = features.overlay_default("redirect_dir")
-    return ("redirect_dir=nofollow",) if default_on else ()
-
-
-def _require_mounts(root: Path) -> None:
-    if not (mounts := features.mounts(root)):
-        raise FailedPreconditionError(
-            f"user {os.geteuid()} may mount nothing here: {mounts.missing}",
-            hint="run it as root, or in the namespaces of rootless containerd (packaging/rootless, docs/rootless.md)",
-        )
-
-
-def _idmapped_layers(root: Path) -> features.Feature:
-    """Whether containers with user namespaces of their own can run here."""
-    feature = features.idmapped_layers(root)
-    if not feature:
-        log.info("no containers with mapped ids reason=%r", feature.missing)
-    return feature
 
 
 def _forget_stubs_of_last_boot(layout: Layout, sweeper: Sweeper) -> None:
