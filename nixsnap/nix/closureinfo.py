@@ -33,12 +33,15 @@ def read_closure_info(store: Path, closure_info: StorePath) -> list[StorePath]:
             file_fd = os.open("store-paths", flags, dir_fd=directory_fd)
         finally:
             os.close(directory_fd)
-        with os.fdopen(file_fd, encoding="ascii") as stream:
+        try:
             if not stat.S_ISREG(os.fstat(file_fd).st_mode):
                 raise InvalidArgumentError(
                     f"{closure_info} is no closureInfo: its store-paths is not a plain file"
                 )
-            text = stream.read(_STORE_PATHS_LIMIT_BYTES + 1)
+            with open(file_fd, encoding="ascii", closefd=False) as stream:
+                text = stream.read(_STORE_PATHS_LIMIT_BYTES + 1)
+        finally:
+            os.close(file_fd)
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidArgumentError(
             f"{closure_info} is no closureInfo: cannot read its file store-paths: {exc}"

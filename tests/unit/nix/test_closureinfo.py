@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,12 @@ def test_closure_info_behind_symlinks_is_refused(store):
     os.mkfifo(directory / "store-paths")
     with pytest.raises(InvalidArgumentError):
         read_closure_info(store, path("j"))
+
+
+def test_a_directory_in_place_of_the_file_leaves_no_descriptor_open(store):
+    """An image that names such a store path, pulled again and again, would use up all that the daemon may have."""
+    (store / path("i").name / "store-paths").mkdir(parents=True)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(InvalidArgumentError, match="is not a plain file"):
+        read_closure_info(store, path("i"))
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
