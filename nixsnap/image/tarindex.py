@@ -201,15 +201,16 @@ class _Scanner:
 
     def _pax_records(self, data: bytes) -> Iterator[tuple[str, str]]:
         """Yield the records `<length> <key>=<value><newline>`; the length counts all of it."""
-        while data:
-            digits, blank, _ = data[:20].partition(b" ")
-            length = int(digits) if blank and digits.isdigit() else 0
-            record = data[len(digits) + 1 : length]
+        start = 0
+        while start < len(data):
+            digits, blank, _ = data[start : start + 20].partition(b" ")
+            end = start + (int(digits) if blank and digits.isdigit() else 0)
+            record = data[start + len(digits) + 1 : end]
             key, equals, value = record.partition(b"=")
-            if not equals or not value.endswith(b"\n") or length > len(data):
+            if not equals or not value.endswith(b"\n") or end > len(data):
                 raise self._damaged("an extended header is malformed")
             yield _decode(key), _decode(value[:-1])
-            data = data[length:]
+            start = end
 
     def _extend(self, entry: _Entry, extension: dict[str, str]) -> None:
         if any(key.startswith("GNU.sparse.") for key in extension):

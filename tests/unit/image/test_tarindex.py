@@ -228,6 +228,27 @@ def test_malformed_pax_records_are_refused(index, records: bytes) -> None:
         index(raw)
 
 
+class Counted(bytes):
+    """Bytes that count how many of them are copied by slices."""
+
+    copied = 0
+
+    def __getitem__(self, where):
+        part = super().__getitem__(where)
+        Counted.copied += len(part) if isinstance(part, bytes) else 1
+        return Counted(part) if isinstance(part, bytes) else part
+
+
+def test_many_pax_records_are_read_in_one_pass(monkeypatch) -> None:
+    """An archive chooses how many there are; were the rest copied after each, a mebibyte would take seconds."""
+    monkeypatch.setattr(Counted, "copied", 0)
+    records = Counted(b"5 a=\n" * 10_000)
+    with Path("/dev/null").open("rb") as file:
+        found = list(tarindex._Scanner(file.fileno(), "a.tar")._pax_records(records))
+    assert found == [("a", "")] * 10_000
+    assert Counted.copied < 10 * len(records)
+
+
 def test_a_huge_extension_is_refused_unread(index) -> None:
     """An extended header is read into memory, so it has a limit."""
     raw = header(tar([("h", b""), ("a", b"")]), type=b"x", size=b"%011o\0" % (tarindex.MAX_EXTENSION + 1))
