@@ -55,6 +55,7 @@ class _Converter:
         self._files = files
         self._what = what
         self._layers: dict[Extent, Descriptor] = {}
+        self._configs: dict[Extent, tuple[ImageConfig, Descriptor]] = {}
 
     def convert(self, entry: Any, where: str) -> list[Descriptor]:
         """Convert one image; a descriptor for each of its names, or one if it has none."""
@@ -85,7 +86,12 @@ class _Converter:
         return digest
 
     def _read_config(self, name: str) -> tuple[ImageConfig, Descriptor]:
-        extent, where = self._find(name, "config"), f"{self._what}: {shorten(name)}"
+        extent = self._find(name, "config")
+        if extent not in self._configs:
+            self._configs[extent] = self._parse_config(extent, f"{self._what}: {shorten(name)}")
+        return self._configs[extent]
+
+    def _parse_config(self, extent: Extent, where: str) -> tuple[ImageConfig, Descriptor]:
         document.check_length(extent.size, where)
         raw = os.pread(self._fd, extent.size, extent.offset)
         config = ImageConfig.from_json(document.parse(raw, where), where)

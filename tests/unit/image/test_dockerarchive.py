@@ -10,6 +10,7 @@ import pytest
 from imagekit import NAMES, OCI_LAYER, config_of, docker_archive, layer, link, sha256, tar
 
 from nixsnap.errors import InvalidArgumentError
+from nixsnap.image import document
 from nixsnap.image.archive import ImageArchive
 from nixsnap.image.platform import Platform
 
@@ -54,6 +55,17 @@ def test_the_config_stays_byte_for_byte(write) -> None:
     manifest = archive.manifest(archive.index.manifests[0])
 
     assert manifest.config.digest == sha256(json.dumps(config).encode())
+
+
+def test_a_config_is_read_once(write, monkeypatch) -> None:
+    """However often manifest.json names it: that costs its writer a few bytes a time, and us the whole config."""
+    read = []
+    parse = document.parse
+    monkeypatch.setattr(document, "parse", lambda raw, what: read.append(what) or parse(raw, what))
+    archive = write(docker_archive([{**IMAGE, "tags": [f"app:{number}"]} for number in range(5)]))
+
+    assert len(archive.index.manifests) == 5
+    assert sum("manifest.json" not in what and "index.json" not in what for what in read) == 1
 
 
 def test_each_name_is_in_the_index(write) -> None:
