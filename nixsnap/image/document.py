@@ -175,6 +175,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _wrong_type(value: Any, where: str, wanted: str) -> NoReturn:
-    shown = json.dumps(value)  # which escapes all but ASCII
+    try:
+        shown = json.dumps(value)  # which escapes all but ASCII
+    except RecursionError:  # parsing had just enough of the stack
+        shown = "nested deeply"
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
     raise InvalidArgumentError(f"{where} is {shown}, not {wanted}")

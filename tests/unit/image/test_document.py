@@ -102,6 +102,17 @@ def test_field_treats_null_as_absent() -> None:
     assert document.field({"a": ""}, "a", "x", document.text, default="d") == ""
 
 
+def test_a_wrong_value_of_any_depth_is_refused() -> None:
+    """What could just be parsed may be too deep to be written out again."""
+    for depth in range(500, 1100):
+        try:
+            value = document.parse(b"[" * depth + b"]" * depth, "x")
+        except InvalidArgumentError:
+            return
+        with pytest.raises(InvalidArgumentError, match="not a string"):
+            document.text(value, "x")
+
+
 def test_a_long_wrong_value_is_cut() -> None:
     """A hostile value does not fill the message."""
     with pytest.raises(InvalidArgumentError) as caught:
