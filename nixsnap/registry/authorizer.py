@@ -26,6 +26,7 @@ from nixsnap.registry.transport import Answer, Payload, Request
 
 _CLIENT_ID: Final = "nixsnap"
 _DEFAULT_SECONDS: Final = 60  # what a token is good for if its server does not say, by the protocol
+_SECONDS_MAX: Final = 86400  # what we make of any longer time
 _MARGIN: Final = 0.8  # of that time, after which a new one is asked for
 _STRENGTH: Final = ("bearer", "basic")  # what we can do, best first
 # What token servers that know only one of the two ways answer to the other.
@@ -230,7 +231,7 @@ class Authorizer:
             raise FailedPreconditionError(f"{what} has no token for {self._registry}")
         lifetime = fields.get("expires_in")
         seconds = lifetime if isinstance(lifetime, (int, float)) and lifetime > 0 else _DEFAULT_SECONDS
-        return _Token(value, self._now() + seconds * _MARGIN)
+        return _Token(value, self._now() + min(seconds, _SECONDS_MAX) * _MARGIN)
 
     def _refused_token(self, realm: str, scopes: list[str], answer: Answer) -> Exception:
         server = urlsplit(realm).netloc

@@ -157,6 +157,18 @@ def test_token_that_does_not_say_how_long(make, server, expires_in):
     assert authorizer.header([PUSH]) == {"Authorization": "Bearer T2"}
 
 
+@pytest.mark.parametrize("expires_in", [10**400, 1e300])
+def test_token_that_says_too_long(make, server, expires_in):
+    """A token server may send any number; after most of a day we ask again."""
+    authorizer = make()
+    server.answers = [(200, {"token": "A", "expires_in": expires_in})]
+    challenged(authorizer, BEARER)
+    server.now += 60_000
+    assert authorizer.header([PUSH]) == {"Authorization": "Bearer A"}
+    server.now += 10_000
+    assert authorizer.header([PUSH]) == {"Authorization": "Bearer T2"}
+
+
 def test_refused_token_is_replaced(make):
     """But not one that another thread has got meanwhile."""
     authorizer = make()
