@@ -175,15 +175,22 @@ class NixPuller:
         except (NixsnapError, OSError) as exc:
             log.warning("cannot look at the roots of images error=%s", exc)
             return False
-        whole = [self._check_root(name, state) for name in sorted(used)]
-        return all(whole)
+        faulty = [name for name in sorted(used) if self._fault(name, state)]
+        mended = [self._mend_root(name) for name in faulty]
+        return all(mended)
 
-    def _check_root(self, name: str, state: StoreState) -> bool:
-        if (fault := self._inspector.fault(self._settings.gcroots / name, state)) is None:
-            return True
-        log.warning("an image archive is not rooted: %s; rooting it again archive=%s", fault, name)
+    def _fault(self, name: str, state: StoreState) -> str | None:
+        return self._inspector.fault(self._settings.gcroots / name, state)
+
+    def _mend_root(self, name: str) -> bool:
         try:
-            self._realise(StorePath(store_dir=self._settings.store_dir, name=name))
+            with self._locks.hold(name):  # a pull makes the same roots
+                fault = self._fault(name, self._inspector.look())
+                if fault is not None:
+                    log.warning(
+                        "an image archive is not rooted: %s; rooting it again archive=%s", fault, name
+                    )
+                    self._realise(StorePath(store_dir=self._settings.store_dir, name=name))
         except (NixsnapError, OSError) as exc:
             log.warning("an image archive has no root for now archive=%s error=%s", name, exc)
             return False
