@@ -84,22 +84,27 @@ class Upkeep:
         Returns:
             Whether all are whole now. What is not was logged.
         """
+        try:
+            faulty = self._find_faulty()
+        except (NixsnapError, OSError) as exc:  # the database, or the store, may be readable again later
+            log.warning("cannot look at the roots of nix layers error=%s", exc)
+            return False
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upkeep") as pool:
+            return all(list(pool.map(self._try_to_mend, faulty)))
+
+    def _find_faulty(self) -> list[int]:
+        """The nix layers that something is off with."""
         with self.store.read() as tx:
             layers = tx.nix_layers(tx.ids())
         for known in (self._seen_ns, self._complaints):
             for snapshot_id in known.keys() - layers:
                 known.pop(snapshot_id, None)  # its snapshot is gone
         if not layers:
-            return True
-        try:
-            state = self.inspector.look()
-        except OSError as exc:
-            log.warning("cannot look at the store error=%s", exc)
-            return False
+            return []
+        state = self.inspector.look()
         faulty = [snapshot_id for snapshot_id in sorted(layers) if self._fault(snapshot_id, state)]
         log.info("looked at the roots of all nix layers layers=%d not_whole=%d", len(layers), len(faulty))
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upkeep") as pool:
-            return all(list(pool.map(self._try_to_mend, faulty)))
+        return faulty
 
     def _closure(self, snapshot_id: int) -> Closure | None:
         with self.store.read() as tx:
