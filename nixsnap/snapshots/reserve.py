@@ -36,14 +36,18 @@ class Reserve:
         with self._lock:
             if self._path.exists():
                 return
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                os.posix_fallocate(fd, 0, _BYTES)
+                self._allocate()
             except OSError as exc:
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
                 log.warning("no room for the reserve that removals on a full disk need error=%s", exc)
-            finally:
-                os.close(fd)
+
+    def _allocate(self) -> None:
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, _BYTES)
+        finally:
+            os.close(fd)
 
     def spend(self, removal: Callable[[], T]) -> T:
         """Run a removal; if it fails for want of room, give the file up and run it again.

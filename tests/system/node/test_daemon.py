@@ -19,6 +19,8 @@ from lab import CommandError, NixsnapDaemon, run
 from lab.nix import nix_store
 from rpc import connect, files, mounted_as_containerd, refused, store_path_labels
 
+from nixsnap.snapshots.reserve import Reserve
+
 NO_IMAGES = "[image_service]\nenable = false\n"
 
 
@@ -275,6 +277,17 @@ def test_removal_on_a_full_disk(directory, closure):
         assert rpc.list() == ["image"]
         rpc.prepare("again", "image")
         rpc.remove("again")
+
+
+def test_no_inode_for_the_reserve(directory):
+    """A removal has succeeded by the time that the reserve is filled again, whatever the disk has no room for."""
+    with mounted(directory / "small", "tmpfs", "-o", "nr_inodes=1") as small:
+        reserve = Reserve(small / "reserve")
+        reserve.refill()
+        assert not (small / "reserve").exists()
+        run("mount", "-o", "remount,nr_inodes=9", small)
+        reserve.refill()
+        assert (small / "reserve").stat().st_size == 1 << 20
 
 
 def test_shutdown_is_bounded(directory, closure):
