@@ -66,6 +66,7 @@ class Blobs:
         self._fd = fd
         self._what = what
         self._blobs = blobs
+        self._verified: set[str] = set()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._blobs
@@ -118,16 +119,19 @@ class Blobs:
             )
 
     def verify(self, descriptor: Descriptor) -> None:
-        """Check the blob's size and digest, reading all of it.
+        """Check the blob's size and digest, reading all of it unless that has been done.
 
         Raises:
             InvalidArgumentError: It is not what its descriptor says, and how.
         """
         self.verify_size(descriptor)
+        if descriptor.digest in self._verified:
+            return
         with self.open(descriptor.digest) as stream:
             self._compare(
                 descriptor, digests.of_stream(stream, algorithm=digests.algorithm_of(descriptor.digest))
             )
+        self._verified.add(descriptor.digest)
 
     def _compare(self, descriptor: Descriptor, actual: str) -> None:
         if actual != descriptor.digest:

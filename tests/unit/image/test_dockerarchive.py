@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from imagekit import NAMES, OCI_LAYER, config_of, docker_archive, layer, link, sha256, tar
 
+from nixsnap.containerd.plan import plan
 from nixsnap.errors import InvalidArgumentError
-from nixsnap.image import document
+from nixsnap.image import digests, document
 from nixsnap.image.archive import ImageArchive
 from nixsnap.image.platform import Platform
 
@@ -66,6 +67,22 @@ def test_a_config_is_read_once(write, monkeypatch) -> None:
 
     assert len(archive.index.manifests) == 5
     assert sum("manifest.json" not in what and "index.json" not in what for what in read) == 1
+
+
+def test_layers_of_several_names_are_verified_once(write, monkeypatch) -> None:
+    """A name more costs an archive's writer a line, and would cost us all the layers."""
+    archive = write(docker_archive([{**IMAGE, "tags": ["app:1", "app:2"]}, {**IMAGE, "tags": ["other:1"]}]))
+    read = []
+    of_stream = digests.of_stream
+    monkeypatch.setattr(
+        digests, "of_stream", lambda stream, **how: read.append(1) or of_stream(stream, **how)
+    )
+    planned = plan(archive, platform=Platform.parse("linux/amd64"), ref=None, prefix="")
+
+    assert [image.name for image in planned.images] == [
+        f"docker.io/library/{name}" for name in ("app:1", "app:2", "other:1")
+    ]
+    assert len(read) == 3  # two layers and the config
 
 
 def test_each_name_is_in_the_index(write) -> None:
