@@ -33,7 +33,10 @@ class Counts:
 @pytest.fixture
 def store(directory: Path) -> PrivateStore:
     """An empty store, and a cache."""
-    return PrivateStore.below(directory)
+    store = PrivateStore.below(directory)
+    # The first opening is no place for a race: Nix 2.8 itself fails where two programs make the database at once.
+    store.nix_store("--init")
+    return store
 
 
 @pytest.fixture
