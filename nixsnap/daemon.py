@@ -19,7 +19,7 @@ from nixsnap.api import progress_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc
 from nixsnap.assembly import assemble, make_inspector, prepare_views
 from nixsnap.config import Config
 from nixsnap.metadata.store import Store
-from nixsnap.nix import process
+from nixsnap.nix import leftovers, process
 from nixsnap.nix.choice import make_realiser
 from nixsnap.nix.realise import Realiser
 from nixsnap.notify import notify
@@ -62,6 +62,7 @@ def serve(config: Config) -> None:
     layout = Layout(config.root)
     layout.make()
     with hold_root(layout.lock), contextlib.ExitStack() as stack:
+        leftovers.take_over(layout.root)
         store = stack.enter_context(contextlib.closing(Store.open(layout.metadata)))
         # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
         background = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="stubs"))

@@ -109,7 +109,7 @@ def spawn(
                 stderr=subprocess.PIPE,
                 # A group of its own: what the service manager or a terminal sends to ours is for us to pass on.
                 start_new_session=True,
-                env=None if environment is None else {**os.environ, **environment},
+                env={**os.environ, **_carried, **(environment or {})},
             )
         )
     except OSError as exc:
@@ -151,6 +151,11 @@ def reap(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
+def carry(variables: Mapping[str, str]) -> None:
+    """Put variables into the environment of every program that is started from now on."""
+    _carried.update(variables)
+
+
 def end_all() -> None:
     """End all running programs with what they started, and start no more; each `run` then raises.
 
@@ -164,6 +169,7 @@ def end_all() -> None:
     _signal_all(signal.SIGKILL)
 
 
+_carried: dict[str, str] = {}
 _running: set[subprocess.Popen[bytes]] = set()  # its add, discard and list are atomic
 _closing = threading.Event()
 
