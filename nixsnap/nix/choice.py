@@ -10,7 +10,6 @@ from typing import Final
 
 from nixsnap.config import Config, NixAccess
 from nixsnap.nix.builder import ExternalBuilder
-from nixsnap.nix.collector import CollectorGuard
 from nixsnap.nix.engine import NixRealiser
 from nixsnap.nix.options import nix_environment
 from nixsnap.nix.program import ProgramStore
@@ -30,8 +29,12 @@ def make_realiser(config: Config) -> Realiser:
     """The realiser that a configuration asks for."""
     if config.external_builder is not None:
         return ExternalBuilder(program=config.external_builder, store=config.host_store, config=config.nix)
-    realiser = NixRealiser(nix=choose_store(config), store=config.host_store, config=config.nix)
-    return CollectorGuard(realiser=realiser, lock=state_directory(config.store_root) / "gc.lock")
+    return NixRealiser(
+        nix=choose_store(config),
+        store=config.host_store,
+        config=config.nix,
+        state=state_directory(config.store_root),
+    )
 
 
 def choose_store(config: Config) -> NixStore:

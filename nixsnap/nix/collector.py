@@ -6,7 +6,8 @@ together with it (libstore/gc.cc, `pending`; seen with Nix 2.8, some once in a t
 loop). What is fetched then is left half deleted, and valid to Nix.
 
 So nothing is fetched or rooted while a collector runs, nor does one begin meanwhile: a collector holds `gc.lock` in the
-state directory exclusively, and we hold it shared, as Nix's own clients did until 2.6.
+state directory exclusively, and we hold it shared, as Nix's own clients did until 2.6. Whoever wants a closure holds it
+until that is rooted, and each fetch holds it too, since one may outlast all who asked for it.
 """
 
 from __future__ import annotations
@@ -15,52 +16,13 @@ import contextlib
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
-
-import attrs
 
 from nixsnap.nix.caller import Caller
-from nixsnap.nix.progress import ProgressSink, ignore
-from nixsnap.nix.realise import ClosureRequest, Realiser
-from nixsnap.nix.storepath import StorePath
+from nixsnap.nix.filelock import acquire
 
 log = logging.getLogger(__name__)
-
-_POLL_SECONDS: Final = 0.01
-_LOG_SECONDS: Final = 1.0
-_WAITING_FOR: Final = "Nix's garbage collector to end"
-
-
-@attrs.frozen(kw_only=True)
-class CollectorGuard:
-    """Realises while no garbage collector runs.
-
-    Attributes:
-        realiser: Does it.
-        lock: The collector's lock.
-    """
-
-    realiser: Realiser
-    lock: Path
-
-    def realise(
-        self,
-        request: ClosureRequest,
-        *,
-        gcroots: Path,
-        progress: ProgressSink = ignore,
-        caller: Caller | None = None,
-    ) -> tuple[StorePath, ...]:
-        """As `Realiser.realise` says, once no collector runs."""
-        with no_collector(self.lock, caller or Caller()):
-            return self.realiser.realise(request, gcroots=gcroots, progress=progress, caller=caller)
-
-    def close(self) -> None:
-        """As `Realiser.close` says."""
-        self.realiser.close()
 
 
 @contextlib.contextmanager
@@ -83,22 +45,7 @@ def no_collector(lock: Path, caller: Caller) -> Iterator[None]:
         yield
         return
     try:
-        _acquire(fd, caller)
+        acquire(fd, fcntl.LOCK_SH, caller, waiting_for="Nix's garbage collector to end")
         yield
     finally:
         os.close(fd)  # and the lock with it
-
-
-def _acquire(fd: int, caller: Caller) -> None:
-    log_seconds = time.monotonic() + _LOG_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            caller.check(waiting_for=_WAITING_FOR)
-            if time.monotonic() > log_seconds:
-                log.info("waiting for %s", _WAITING_FOR)
-                log_seconds = float("inf")
-            time.sleep(_POLL_SECONDS)
-        else:
-            return

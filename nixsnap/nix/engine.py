@@ -21,7 +21,9 @@ from nixsnap.config import NixConfig
 from nixsnap.errors import NotFoundError, UnavailableError
 from nixsnap.nix.caller import Caller
 from nixsnap.nix.closureinfo import read_closure_info
-from nixsnap.nix.failures import name_all
+from nixsnap.nix.collector import no_collector
+from nixsnap.nix.failures import LostRaceError, name_all
+from nixsnap.nix.firstopening import FirstOpening
 from nixsnap.nix.flights import Flight, Flights, await_first
 from nixsnap.nix.progress import Progress, ProgressSink, ProgressSum, ignore
 from nixsnap.nix.realise import ClosureRequest, check_present, find_missing
@@ -57,12 +59,15 @@ class NixRealiser:
         nix: The store, as Nix shows it.
         store: Where it lies on this host.
         config: The `[nix]` table.
+        state: Nix's state directory.
     """
 
-    def __init__(self, *, nix: NixStore, store: Path, config: NixConfig) -> None:
+    def __init__(self, *, nix: NixStore, store: Path, config: NixConfig, state: Path) -> None:
         self._nix = nix
         self._store = store
         self._config = config
+        self._first_opening = FirstOpening(nix=nix, state=state)
+        self._collector_lock = state / "gc.lock"
         executor = ThreadPoolExecutor(config.max_jobs, thread_name_prefix="fetch")
         self._executor = executor
         self._flights: Flights[_Want, None] = Flights(executor, grace_seconds=config.grace_seconds)
@@ -78,7 +83,8 @@ class NixRealiser:
         """As `Realiser.realise` says."""
         gcroots.mkdir(mode=0o755, parents=True, exist_ok=True)
         caller = caller or Caller()
-        with self._nix.open(caller) as session:
+        self._first_opening.ensure(caller)
+        with no_collector(self._collector_lock, caller), self._nix.open(caller) as session:
             work = _Work(self, session, caller=caller, progress=progress)
             listed: list[StorePath] = []
             named = set(request.store_paths)
@@ -145,34 +151,45 @@ class NixRealiser:
     def _fly(self, flight: _Fetch) -> None:
         """Make one call of Nix for all that a flight is for."""
         wants = sorted(flight.keys)
+        started_seconds = time.monotonic()
+        log.info("fetching %d store paths first=%s", len(wants), wants[0].path)
+        call = Caller()
+        with flight.caller.told(call.leave), no_collector(self._collector_lock, call):
+            for attempt in range(1, _ROUNDS + 1):
+                try:
+                    self._call(wants, call, _Logged(flight.tell))
+                    break
+                except LostRaceError as exc:  # that process of Nix is of no more use, but the next one is
+                    if attempt == _ROUNDS:
+                        raise
+                    log.info("fetching again: %s", exc)
+        log.info("fetched %d store paths seconds=%.1f", len(wants), time.monotonic() - started_seconds)
+
+    def _call(self, wants: Collection[_Want], call: Caller, progress: ProgressSink) -> None:
         paths = [want.path for want in wants]
         repair = [want.path for want in wants if want.repair]
-        started_seconds = time.monotonic()
-        log.info("fetching %d store paths first=%s", len(paths), paths[0])
-        call = Caller()
-        with flight.caller.told(call.leave), self._nix.open(call) as session:
-            limit_seconds = self._config.stall_seconds
-            with watchdog(session.heard_seconds, limit_seconds=limit_seconds, bite=call.leave) as watch:
-                try:
-                    self._call(session, paths, repair, _Logged(flight.tell))
-                except Exception as exc:
-                    if watch.bitten:
-                        raise UnavailableError(
-                            f"cannot realise {name_all(paths)}: nothing was heard of Nix for {limit_seconds:g} seconds",
-                            hint="is a cache or a build hanging? [nix] stall_seconds is how long silence may last",
-                        ) from exc
-                    raise
-        log.info("fetched %d store paths seconds=%.1f", len(paths), time.monotonic() - started_seconds)
-
-    @staticmethod
-    def _call(
-        session: Session, paths: Collection[StorePath], repair: Collection[StorePath], progress: ProgressSink
-    ) -> None:
-        if repair:
-            log.warning("store paths are gone that Nix has on record paths=%d first=%s", len(repair), repair)
-            session.fetch(repair, repair=True, progress=progress)
-        if rest := [path for path in paths if path not in set(repair)]:
-            session.fetch(rest, repair=False, progress=progress)
+        limit_seconds = self._config.stall_seconds
+        with (
+            self._nix.open(call) as session,
+            watchdog(session.heard_seconds, limit_seconds=limit_seconds, bite=call.leave) as watch,
+        ):
+            try:
+                if repair:
+                    log.warning(
+                        "store paths are gone that Nix has on record paths=%d first=%s",
+                        len(repair),
+                        repair[0],
+                    )
+                    session.fetch(repair, repair=True, progress=progress)
+                if rest := [want.path for want in wants if not want.repair]:
+                    session.fetch(rest, repair=False, progress=progress)
+            except Exception as exc:
+                if watch.bitten:
+                    raise UnavailableError(
+                        f"cannot realise {name_all(paths)}: nothing was heard of Nix for {limit_seconds:g} seconds",
+                        hint="is a cache or a build hanging? [nix] stall_seconds is how long silence may last",
+                    ) from exc
+                raise
 
 
 class _Work:

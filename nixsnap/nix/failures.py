@@ -46,12 +46,24 @@ _NOWHERE_HINT: Final = "copy it, with what it refers to, to a cache of this node
 _BUILD_HINT: Final = "the store has a derivation that makes it; [nix] allow_build = true would have it built"
 _NO_CACHE_HINT: Final = "is the cache up, and can this node reach it?"
 
+
+class LostRaceError(UnavailableError):
+    """Processes of Nix got into each other's way; another one is not likely to."""
+
+
 # The first that is found decides; so what a full disk leads to comes after it.
 _MEANINGS: Final[Sequence[Meaning]] = (
     _meaning(
         r"No space left on device|Disk quota exceeded|database or disk is full",
         ResourceExhaustedError,
         "make room on the disk of the Nix store, as with nix-collect-garbage",
+    ),
+    # Each process that meets a cache for the first time, or the first time in a week, replaces its row in a database of
+    # Nix's, and so takes away what other processes' rows refer to (libstore/nar-info-disk-cache.cc; seen with Nix 2.8).
+    _meaning(
+        r"constraint failed.*binary-cache-v\d+\.sqlite",
+        LostRaceError,
+        "several programs of Nix asked a cache for the first time at once; try again",
     ),
     _meaning(
         r"not signed by any of the keys|lacks a (valid )?signature",

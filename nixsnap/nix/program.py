@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -48,6 +48,32 @@ class ProgramStore:
     config: NixConfig
     store: Path
     store_root: Path | None = None
+
+    def initialise(self, caller: Caller) -> None:
+        """As `NixStore.initialise` says."""
+        try:
+            self.call(["--init"], purpose="open the store", caller=caller)
+        except process.ProgramError as exc:
+            caller.check(waiting_for="Nix")
+            raise UnavailableError(f"Nix cannot open its store: {plain(str(exc))}") from exc
+
+    def call(
+        self,
+        arguments: Sequence[str],
+        *,
+        purpose: str,
+        caller: Caller,
+        heard: Callable[[bytes], bool] | None = None,
+    ) -> process.Output:
+        """Run `nix-store` on it; as `process.run` says."""
+        root = self.store_root
+        return process.run(
+            ["nix-store", *(() if root is None else ("--store", str(root))), *arguments],
+            purpose=purpose,
+            environment=nix_environment(self.config),
+            caller=caller,
+            heard=heard,
+        )
 
     @contextlib.contextmanager
     def open(self, caller: Caller) -> Iterator[ProgramSession]:
@@ -180,11 +206,9 @@ class ProgramSession:
     def _call(
         self, arguments: Sequence[str], of: Collection[StorePath], *, heard: Activities | None = None
     ) -> process.Output:
-        root = self._store.store_root
-        return process.run(
-            ["nix-store", *(() if root is None else ("--store", str(root))), *arguments],
+        return self._store.call(
+            arguments,
             purpose=f"realise {name_all(of)}",
-            environment=nix_environment(self._store.config),
             caller=self._caller,
             heard=None if heard is None else heard.take_json,
         )

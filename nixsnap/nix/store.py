@@ -61,6 +61,15 @@ class Session(Protocol):
 class NixStore(Protocol):
     """A way to the store."""
 
+    def initialise(self, caller: Caller) -> None:
+        """Have Nix open the store, which makes the database of a new one.
+
+        Raises:
+            UnavailableError, FailedPreconditionError: As `open`.
+            CancelledError: The caller went away.
+        """
+        ...
+
     def open(self, caller: Caller) -> contextlib.AbstractContextManager[Session]:
         """Begin a session, which ends with the block, and at once when the caller goes away.
 

@@ -45,6 +45,11 @@ class DaemonStore:
     connect: Callable[[], Transport]
     config: NixConfig
 
+    def initialise(self, caller: Caller) -> None:
+        """As `NixStore.initialise` says: a daemon has opened the store before it greets."""
+        with self.open(caller):
+            pass
+
     @contextlib.contextmanager
     def open(self, caller: Caller) -> Iterator[DaemonSession]:
         """As `NixStore.open` says."""

@@ -10,8 +10,7 @@ import pytest
 
 from nixsnap.errors import CancelledError
 from nixsnap.nix.caller import Caller
-from nixsnap.nix.collector import CollectorGuard, no_collector
-from nixsnap.nix.realise import ClosureRequest
+from nixsnap.nix.collector import no_collector
 
 
 @pytest.fixture
@@ -81,22 +80,3 @@ def test_a_lock_out_of_reach(lock):
     lock.symlink_to("elsewhere")
     with no_collector(lock, Caller()):
         assert not (lock.parent / "elsewhere").exists()
-
-
-def test_the_realiser_behind_it(lock, tmp_path):
-    """It is called within, with everything passed on, and closed."""
-    seen = []
-
-    class Inner:
-        def realise(self, request, **rest):
-            seen.append((request, rest, can_collect(lock)))
-            return ("result",)
-
-        def close(self):
-            seen.append("closed")
-
-    guard = CollectorGuard(realiser=Inner(), lock=lock)
-    request, caller = ClosureRequest(), Caller()
-    assert guard.realise(request, gcroots=tmp_path, progress=print, caller=caller) == ("result",)
-    guard.close()
-    assert seen == [(request, {"gcroots": tmp_path, "progress": print, "caller": caller}, False), "closed"]
