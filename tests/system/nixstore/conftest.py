@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from lab.requirements import need_nix
 from storebed import Bed
 
 from nixsnap.config import NixAccess
+
+sys.path.append(str(Path(__file__).parents[1] / "node"))  # `import rpc`
 
 WAYS = ("socket", "own-process", "programs")
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
+from lab import NixsnapDaemon
 from lab.binarycache import BinaryCache
 from lab.nix import Closure
 from lab.nixes import NixRelease, start_nix_daemon
-from lab.processes import Process, run
+from lab.processes import Process, processes_naming, run
 
 from nixsnap.config import Config, NixAccess, NixConfig
 from nixsnap.nix.choice import make_realiser
@@ -35,15 +39,52 @@ class Bed:
     daemon: Process | None = None
     realisers: list[Realiser] = attrs.field(factory=list)
 
-    def config(self, **nix: object) -> Config:
-        """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
-        settings: dict[str, object] = {
+    @property
+    def asks_programs(self) -> bool:
+        """Whether `nix-store` is run for each question; it cannot say some of what a daemon can."""
+        return self.access is NixAccess.PROGRAM
+
+    def _settings(self, nix: Mapping[str, object]) -> dict[str, Any]:
+        return {
             "substituters": [self.cache.url],
             "trusted_public_keys": [self.key],
             "access": self.access,
             "extra_options": {"download-attempts": 1, "connect-timeout": 3},
+            **nix,
         }
-        return Config(store_root=self.store_root, nix=NixConfig(**{**settings, **nix}))
+
+    def config(self, **nix: object) -> Config:
+        """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
+        return Config(store_root=self.store_root, nix=NixConfig(**self._settings(nix)))
+
+    def start_nixsnap(self, **nix: object) -> NixsnapDaemon:
+        """A daemon with such a configuration; a second time it has the root of the first."""
+        config = [f"store_root = {json.dumps(str(self.store_root))}", "[image_service]", "enable = false"]
+        settings = self._settings(nix)
+        options = settings.pop("extra_options")
+        config += ["[nix]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+        config += [
+            "[nix.extra_options]",
+            *(f"{name} = {json.dumps(value)}" for name, value in options.items()),
+        ]
+        directory = self.directory / "n"
+        directory.mkdir(exist_ok=True)
+        return NixsnapDaemon.start(directory, config="\n".join(config))
+
+    @contextmanager
+    def nixsnap(self, **nix: object) -> Iterator[NixsnapDaemon]:
+        """Such a daemon, for the block."""
+        daemon = self.start_nixsnap(**nix)
+        try:
+            yield daemon
+        finally:
+            self.cache.held.set()  # or its end would wait for the cache
+            daemon.destroy()
+
+    def fetchers(self) -> set[int]:
+        """The processes that work on the store, but for a daemon that waits for work."""
+        idle = set() if self.daemon is None else {self.daemon.pid}
+        return set(processes_naming(self.store_root)) - idle
 
     def realiser(self, **nix: object) -> Realiser:
         """A realiser with such a configuration."""
@@ -95,6 +136,15 @@ class Bed:
         """What the collector would spare."""
         output = run("nix-store", "--store", self.store_root, "--gc", "--print-live").stdout
         return set(output.split())
+
+    def can_collect(self) -> bool:
+        """Whether a collector could begin now."""
+        with (self.store_root / "nix/var/nix/gc.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     def nix_store(self, *arguments: str) -> str:
         """Run nix-store on it, past any daemon."""
