@@ -13,20 +13,10 @@ import pytest
 
 from nixsnap.mounts import kernel, overlayfs
 
-sys.path.insert(
-    0, str(Path(__file__).parents[2] / "unit" / "mounts")
-)  # faults.py and trees.py serve here too
+# descriptors.py, faults.py and trees.py serve here too
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "mounts"))
 
-
-def open_descriptors() -> dict[str, str]:
-    """Return what is open in this process, by number."""
-    found = {}
-    for descriptor in Path("/proc/self/fd").iterdir():
-        try:
-            found[descriptor.name] = str(descriptor.readlink())
-        except FileNotFoundError:  # the one that listed the directory
-            continue
-    return found
+from descriptors import open_descriptors
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from faults import Fault, with_faults
 from lab import mounts_below
+from overlays import overlay
 from trees import names
 
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import features, idmapped, kernel, overlayfs
 from nixsnap.mounts.errors import StepError
-from nixsnap.mounts.operations import OverlayMount
 from nixsnap.mounts.values import IdMapping, IdRange
 
 FSCONFIG_SET_FD = 5  # linux/mount.h
@@ -38,16 +38,6 @@ def owned(layers: Path) -> Path:
         (layers / "lower1" / name).write_text(name)
         os.chown(layers / "lower1" / name, uid, gid)
     return layers
-
-
-def overlay(layers: Path, **changes) -> OverlayMount:
-    usual = {
-        "lowerdirs": (layers / "lower1", layers / "lower2"),
-        "upperdir": layers / "upper",
-        "workdir": layers / "work",
-        "options": ("index=off",),
-    }
-    return OverlayMount(**(usual | changes))
 
 
 def mount(

@@ -10,24 +10,13 @@ from pathlib import Path
 import pytest
 from faults import Fault, with_faults
 from lab import mounts_below
+from overlays import overlay
 from trees import names, through
 
 from nixsnap.mounts import filetrees, kernel, overlayfs
 from nixsnap.mounts.errors import StepError
-from nixsnap.mounts.operations import OverlayMount
 
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6  # linux/mount.h
-
-
-def overlay(layers: Path, **changes) -> OverlayMount:
-    """An overlay of the usual directories, but for the changes."""
-    usual = {
-        "lowerdirs": (layers / "lower1", layers / "lower2"),
-        "upperdir": layers / "upper",
-        "workdir": layers / "work",
-        "options": ("index=off",),
-    }
-    return OverlayMount(**(usual | changes))
 
 
 @pytest.mark.usefixtures("interface")

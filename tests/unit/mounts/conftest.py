@@ -8,19 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 
 from nixsnap.mounts import filetrees
-
-
-def open_descriptors() -> dict[str, str]:
-    """Return what is open in this process, by number."""
-    found = {}
-    for descriptor in Path("/proc/self/fd").iterdir():
-        try:
-            found[descriptor.name] = str(descriptor.readlink())
-        except FileNotFoundError:  # the one that listed the directory
-            continue
-    return found
 
 
 @pytest.fixture(autouse=True)
