@@ -147,7 +147,7 @@ class NixConfig:
         substituters: Binary caches beside those of the system's nix.conf.
         trusted_public_keys: Keys of caches beside those of the system's nix.conf.
         netrc_file: Passwords for caches, in place of the system's `netrc-file`.
-        extra_options: Any other settings of Nix, by name: `access-tokens`, `connect-timeout`.
+        extra_options: Any other settings of Nix, by name: `connect-timeout`, `ssl-cert-file`.
         allow_build: Build what no cache has and whose derivation the store knows. An image still cannot name a build.
         stall_seconds: Stop a fetch of which nothing has been heard for so long; 0 never does.
         grace_seconds: How long a fetch goes on after the last caller that waited for it has gone.

@@ -28,7 +28,8 @@ class Prewarmer:
         realiser: Makes closures present.
         store: Where the store lies on this host.
         store_dir: What store paths begin with.
-        gcroots: Directory of the roots, one below it for each closure.
+        gcroots: Directory of the roots, with a numbered one for each closure.
+        first_number: The first of these numbers.
         platform: Which of an archive's images is meant.
         progress: Told how it goes on.
     """
@@ -39,10 +40,13 @@ class Prewarmer:
     gcroots: Path
     platform: Platform
     progress: ProgressSink
+    first_number: int = 1
     _sum: ProgressSum = attrs.field(
         default=attrs.Factory(lambda self: ProgressSum(self.progress), takes_self=True), init=False
     )
-    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
+    _numbers: Iterator[int] = attrs.field(
+        default=attrs.Factory(lambda self: itertools.count(self.first_number), takes_self=True), init=False
+    )
 
     def realise(self, what: Sequence[str]) -> set[StorePath]:
         """Make all of it present and rooted.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nixsnap.cli import logs
+from nixsnap.cli.keptroots import kept_roots
 from nixsnap.config import Config, load
 from nixsnap.places import default_places
 
@@ -43,8 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--root",
         type=Path,
         metavar="DIRECTORY",
-        help="keep all of it: a directory to be made, of GC roots, which hold until it is removed. Without it, Nix's "
-        "garbage collector may take what no image that was pulled keeps",
+        help="keep all of it: make this directory, with subdirectories of GC roots (symlinks to store paths), in place "
+        "of what an earlier run with the same --root kept. They hold until it is removed (rm -r DIRECTORY) or moved. "
+        "Without --root, Nix's garbage collector may take what no image that was pulled keeps",
     )
     parser.add_argument(
         "--platform", help="os/arch[/variant] of an archive's image (default: this machine's)"
@@ -75,12 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
     report = _Report()
     realiser = make_realiser(config)
     try:
-        with _gcroots(arguments.root) as gcroots, progress_on(sys.stderr) as shown:
+        with _gcroots(arguments.root) as (gcroots, first_number), progress_on(sys.stderr) as shown:
             present = Prewarmer(
                 realiser=realiser,
                 store=config.host_store,
                 store_dir=str(config.store_dir),
                 gcroots=gcroots,
+                first_number=first_number,
                 platform=Platform.parse(arguments.platform) if arguments.platform else Platform.host(),
                 progress=report.noting(shown),
             ).realise([_plain(what, config) for what in arguments.what])
@@ -115,7 +118,11 @@ class _Report:
             seconds = time.monotonic() - self._began_seconds
             amount = f"{self._fetched.paths_done} paths, {size(self._fetched.bytes_done)}"
             fetched = f"fetched {amount} in {seconds:.1f} s"
-        keeper = f"kept by {root}" if root else "kept only by images that are pulled; --root keeps them"
+        keeper = (
+            f"kept until {root} is removed"
+            if root
+            else "kept only by images that are pulled; --root keeps them"
+        )
         return f"{len(present)} store paths are here: {fetched}; {keeper}"
 
     def json(self, present: set[StorePath], root: Path | None) -> str:
@@ -140,13 +147,15 @@ def _plain(what: str, config: Config) -> str:
 
 
 @contextlib.contextmanager
-def _gcroots(root: Path | None) -> Iterator[Path]:
-    """Where roots go: they hold while this goes on, at the least."""
+def _gcroots(root: Path | None) -> Iterator[tuple[Path, int]]:
+    """Where roots go, and the first number there: they hold while this goes on, at the least."""
     if root is not None:
-        yield root.absolute()
+        directory = root.absolute()
+        with kept_roots(directory) as first:
+            yield directory, first
         return
     with tempfile.TemporaryDirectory(prefix="nixsnap-roots.") as temporary:
-        yield Path(temporary)
+        yield Path(temporary), 1
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

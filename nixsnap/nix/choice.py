@@ -40,7 +40,7 @@ def make_realiser(config: Config) -> Realiser:
 def choose_store(config: Config) -> NixStore:
     """The way to the store that a configuration asks for."""
     if config.nix.access is NixAccess.PROGRAM:
-        return ProgramStore(config=config.nix, store=config.host_store, store_root=config.store_root)
+        return ProgramStore(config=config)
     socket = daemon_socket(config.store_root)
     if config.nix.access is NixAccess.DAEMON:
         path = socket or Path(_STATE_DIR) / _SOCKET
@@ -75,6 +75,6 @@ def _any_daemon(config: Config, socket: Path | None) -> Callable[[], Transport]:
                 return SocketTransport(socket)
             except OSError as exc:
                 log.debug("no Nix daemon answers socket=%s error=%s", socket, exc)
-        return ProcessTransport(arguments, environment=nix_environment(config.nix))
+        return ProcessTransport(arguments, environment=nix_environment(config))
 
     return connect

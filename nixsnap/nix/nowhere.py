@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import attrs
 
 from nixsnap.config import NixConfig
 from nixsnap.nix.caches import refusals
 from nixsnap.nix.failures import Failure
-from nixsnap.nix.options import SYSTEM_NETRC
+from nixsnap.nix.options import SYSTEM_NETRC, nix_options
 from nixsnap.nix.storepath import StorePath
 
 
@@ -30,7 +31,7 @@ def with_unknown(
         return failure
     if config.allow_build:
         failure = attrs.evolve(failure, unknown=[path for path in failure.unknown if path not in derivations])
-    netrc_file = config.netrc_file or SYSTEM_NETRC
+    netrc_file = Path(nix_options(config).get("netrc-file", SYSTEM_NETRC))
     return failure.after(refusals(failure.caches, failure.unknown[0], netrc_file=netrc_file))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from nixsnap.config import NixConfig
+from nixsnap.config import Config, NixConfig
+from nixsnap.nix.storepath import STORE_DIR
 
 SYSTEM_NETRC: Final = Path("/etc/nix/netrc")
 """Nix's own default for `netrc-file`."""
@@ -44,8 +45,13 @@ def nix_options(config: NixConfig) -> dict[str, str]:
     return {**options, **dict(config.extra_options), **_FIXED}
 
 
-def nix_environment(config: NixConfig) -> dict[str, str]:
+def nix_environment(config: Config) -> dict[str, str]:
     """The environment of a program of Nix's. Settings go there because a command line is everyone's to read."""
     lines = [os.environ.get("NIX_CONFIG", "")]
-    lines += [f"{name} = {value}" for name, value in nix_options(config).items()]
-    return {**_PLAIN_MESSAGES, "NIX_CONFIG": "\n".join(lines)}
+    lines += [f"{name} = {value}" for name, value in nix_options(config.nix).items()]
+    environment = {**_PLAIN_MESSAGES, "NIX_CONFIG": "\n".join(lines)}
+    if (
+        str(config.store_dir) != STORE_DIR
+    ):  # Nix takes it from nowhere else; a daemon of it has it from its own start
+        environment["NIX_STORE_DIR"] = str(config.store_dir)
+    return environment

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import attrs
 
-from nixsnap.config import NixConfig
+from nixsnap.config import Config
 from nixsnap.errors import UnavailableError
 from nixsnap.nix import process
 from nixsnap.nix.activities import Activities
@@ -40,14 +40,10 @@ class ProgramStore:
     """A store that `nix-store` works on.
 
     Attributes:
-        config: The `[nix]` table.
-        store: Where the store lies on this host.
-        store_root: The store's root where it is a chroot store.
+        config: Says where it is, and how Nix is called.
     """
 
-    config: NixConfig
-    store: Path
-    store_root: Path | None = None
+    config: Config
 
     def initialise(self, caller: Caller) -> None:
         """As `NixStore.initialise` says."""
@@ -66,7 +62,7 @@ class ProgramStore:
         heard: Callable[[bytes], bool] | None = None,
     ) -> process.Output:
         """Run `nix-store` on it; as `process.run` says."""
-        root = self.store_root
+        root = self.config.store_root
         return process.run(
             ["nix-store", *(() if root is None else ("--store", str(root))), *arguments],
             purpose=purpose,
@@ -148,7 +144,7 @@ class ProgramSession:
             failure = self._failure(paths, exc)
             if failure.meaning() is None and not exc.was_killed:
                 failure = self._look_into(failure, repair="--repair" in words)
-            if not may_build(failure, self._store.config):
+            if not may_build(failure, self._store.config.nix):
                 raise failure.error() from exc
             self._build(failure, words)
 
@@ -185,10 +181,10 @@ class ProgramSession:
         if not repair:  # what is to be repaired is on record, though it is not there
             valid = self.valid(unknown)
             unknown = [path for path in unknown if path not in valid]
-        return with_unknown(failure, unknown, self._derivations(unknown), config=self._store.config)
+        return with_unknown(failure, unknown, self._derivations(unknown), config=self._store.config.nix)
 
     def _derivations(self, paths: Collection[StorePath]) -> Mapping[StorePath, str]:
-        found = find_derivations(self._store.store, paths)
+        found = find_derivations(self._store.config.host_store, paths)
         valid = self.valid([derivation for candidates in found.values() for derivation, _ in candidates])
         return {
             path: next(f"{derivation}!{output}" for derivation, output in candidates if derivation in valid)

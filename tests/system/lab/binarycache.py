@@ -31,7 +31,10 @@ class BinaryCache:
     broken: str = ""
     """What requests whose path holds this get is 404."""
     password: str = ""
-    """Of the user "reader"; everyone else gets 401."""
+    """Of the user `reader`; everyone else gets 401."""
+    reader: str = "reader"
+    agent: str = ""
+    """What the header User-Agent has to hold; all else gets 401."""
     held: threading.Event = attrs.field(factory=threading.Event)
     """While this is clear, NARs are not answered."""
     requests: list[str] = attrs.field(factory=list)
@@ -138,8 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _answer(self, cache: BinaryCache) -> tuple[HTTPStatus, bytes]:
-        expected = "Basic " + base64.b64encode(f"reader:{cache.password}".encode()).decode()
+        expected = "Basic " + base64.b64encode(f"{cache.reader}:{cache.password}".encode()).decode()
         if cache.password and self.headers.get("Authorization") != expected:
+            return HTTPStatus.UNAUTHORIZED, b""
+        if cache.agent not in self.headers.get("User-Agent", ""):
             return HTTPStatus.UNAUTHORIZED, b""
         if cache.status is not None and self.path != "/nix-cache-info":
             return cache.status, b""

@@ -98,6 +98,38 @@ def test_cache_with_a_password(bed: Bed, small: Closure):
     succeeds(bed, small, netrc_file=netrc)
 
 
+def test_cache_with_a_token(bed: Bed, small: Closure):
+    """An access token of a cache is a password without a login (Cachix, Attic), in whichever setting names its file."""
+    bed.publish(small)
+    bed.cache.reader, bed.cache.password = "", "token"
+    netrc = bed.directory / "netrc"
+    netrc.write_text("machine 127.0.0.1 password token\n")
+    fails(bed, PermissionDeniedError, small, bed.cache.url, "HTTP error 401")
+    settings = {"download-attempts": 1, "netrc-file": str(netrc)}
+    absent = StorePath.parse(f"/nix/store/{'a' * 32}-absent")
+    with pytest.raises(NotFoundError, match=f"no cache has {absent}"):  # and not that the cache refused us
+        bed.realiser(extra_options=settings).realise(
+            ClosureRequest(store_paths=(absent,)), gcroots=bed.roots()
+        )
+    succeeds(bed, small, extra_options=settings)
+
+
+def test_cache_that_wants_a_header(bed: Bed, small: Closure):
+    """Settings in `extra_options` reach the cache, here by the one header that Nix lets be set.
+
+    Not those of transfers (`FileTransferSettings`) through a daemon of somebody else's: it takes them from its own
+    nix.conf alone (`src/libstore/daemon.cc`, ClientSettings::apply), and the error is the cache's.
+    """
+    bed.publish(small)
+    bed.cache.agent = "node-7"
+    fails(bed, PermissionDeniedError, small, bed.cache.url, "HTTP error 401")
+    settings = {"download-attempts": 1, "user-agent-suffix": "node-7"}
+    if bed.daemon is None:
+        succeeds(bed, small, extra_options=settings)
+    else:
+        fails(bed, PermissionDeniedError, small, bed.cache.url, "HTTP error 401", extra_options=settings)
+
+
 def test_cache_that_fails(bed: Bed, small: Closure):
     """5xx is Unavailable."""
     bed.publish(small)

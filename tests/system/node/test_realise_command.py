@@ -71,6 +71,45 @@ def test_an_archive_is_kept_by_its_roots(realise, store, closure, directory):
     assert not any(map(store.has, closure.paths))
 
 
+def test_a_second_run_with_the_same_roots(realise, store, closure, directory):
+    """It keeps what it is told in place of what the first kept; one that fails changes nothing."""
+    other = nix_closure(2, salt="realise again")
+    store.publish(other)
+    kept = directory / "kept"
+    assert f"kept until {kept} is removed" in realise("--root", kept, closure.info).stdout
+    before = sorted(kept.rglob("*"))
+    assert realise("--root", kept, other.top, NOWHERE, check=False).returncode == 3
+    assert sorted(kept.rglob("*")) == before
+    realise("--root", kept, other.top)
+    store.collect_garbage()
+    assert all(map(store.has, other.paths))
+    assert not store.has(closure.top)
+
+
+def test_roots_of_a_run_that_fails(realise, directory):
+    """Nothing is left of them, nor of their directory."""
+    assert realise("--root", directory / "a/kept", NOWHERE, check=False).returncode == 3
+    assert not (directory / "a/kept").exists()
+
+
+def test_a_directory_that_is_not_of_roots(realise, closure, directory):
+    """It is named, with what it holds, and left alone."""
+    kept = directory / "kept"
+    kept.mkdir()
+    (kept / "letters").touch()
+    for root, word in (
+        (kept, "'letters'"),
+        (kept / "letters", "File exists"),
+        (kept / "letters/x", "Not a dir"),
+    ):
+        result = realise("--root", root, closure.top, check=False)
+        assert result.returncode == 2
+        assert str(root) in result.stderr
+        assert word in result.stderr
+        assert "not there yet" in result.stderr
+    assert list(kept.iterdir()) == [kept / "letters"]
+
+
 @pytest.mark.parametrize("form", ["closure-info", "store-path", "symlink"])
 def test_what_else_it_takes(realise, store, closure, directory, form):
     """A closureInfo stands for what it lists; a store path for itself and what it refers to, however it is named."""
