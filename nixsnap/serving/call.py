@@ -174,7 +174,7 @@ class Call(grpc.ServicerContext):
 
     def _end(self, *operations: Any) -> None:
         status = cygrpc.SendStatusFromServerOperation(
-            self._trailing, self._code.value[0], (self._text or "").encode(), _NO_FLAGS
+            self._trailing, self._code.value[0], (self._text or "").encode(errors="replace"), _NO_FLAGS
         )
         initial = () if self._initial_sent else (self._initial(None),)
         with self._guard:

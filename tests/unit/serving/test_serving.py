@@ -448,3 +448,11 @@ def test_answers_at_the_stop_arrive(bed: Bed, gate: threading.Event):
     for number, call in enumerate(calls):
         assert call.result(WAIT_SECONDS) == b"%d" % number * (6 << 20)
     assert stopped.wait(WAIT_SECONDS)
+
+
+def test_words_that_are_no_unicode(bed: Bed):
+    """An error that quotes a builder's output byte for byte reaches the client, who would else wait for ever."""
+    bed.service.unary(lambda _, context: context.abort(grpc.StatusCode.UNAVAILABLE, "caf\udce9"))
+    with pytest.raises(grpc.RpcError) as caught:
+        bed.channel.unary_unary("/test/unary")(b"", timeout=WAIT_SECONDS)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
