@@ -139,10 +139,10 @@ class Connection:
     def _hear(self, kind: int) -> None:
         read = self.read
         if kind == _NEXT:
-            self.activities.said(read.string())
+            self.activities.said(read.words())
         elif kind == _START_ACTIVITY:
             activity, _level, type_ = read.number(), read.number(), read.number()
-            text, fields, _parent = read.string(), self._fields(), read.number()
+            text, fields, _parent = read.words(), self._fields(), read.number()
             self.activities.started(activity, type_, text, fields)
         elif kind == _STOP_ACTIVITY:
             self.activities.stopped(read.number())
@@ -155,7 +155,7 @@ class Connection:
     def _fields(self) -> list[int | str]:
         read = self.read
         return [
-            read.string() if read.number() == _FIELD_IS_STRING else read.number() for _ in range(read.count())
+            read.words() if read.number() == _FIELD_IS_STRING else read.number() for _ in range(read.count())
         ]
 
     def _error(self) -> str:
@@ -163,10 +163,10 @@ class Connection:
         read.string()  # always "Error"
         read.number()  # its level
         read.string()  # always "Error"
-        message = read.string()
+        message = read.words()
         read.number()  # no position
         traces = []
         for _ in range(read.count()):
             read.number()  # no position either
-            traces.append(read.string())
+            traces.append(read.words())
         return "\n".join([message, *traces])

@@ -74,6 +74,10 @@ class Reader:
             raise ProtocolError(f"a string of {size} bytes")
         return self._exactly(size + -size % _ALIGNMENT)[:size].decode(errors="surrogateescape")
 
+    def words(self) -> str:
+        """Read text for people, which builders and caches may have written: what is no UTF-8 is replaced."""
+        return self.string().encode(errors="surrogateescape").decode(errors="replace")
+
     def count(self) -> int:
         """Read the number of elements that follow."""
         value = self.number()

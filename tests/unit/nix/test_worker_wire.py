@@ -100,6 +100,16 @@ def test_error_has_the_daemons_words_and_the_connection_goes_on():
     assert connection.call(Operation.ADD_TEMP_ROOT, wire.string("x")).number() == 1
 
 
+def test_words_are_unicode_whatever_was_said():
+    """What a builder or a cache says goes on to clients, whose messages hold Unicode alone."""
+    said = wire.string("caf\udce9")
+    error = numbers(ERROR) + wire.string("Error") + numbers(0) + wire.string("Error") + said + numbers(0, 0)
+    connection = Connection(Peer(GREETED + numbers(0x6F6C6D67) + said + error))
+    with pytest.raises(DaemonError, match="caf\ufffd"):
+        connection.call(Operation.ADD_TEMP_ROOT, wire.string("x"))
+    assert [*connection.activities.lines] == ["caf\ufffd"]
+
+
 def test_many_questions_are_asked_ahead_of_their_answers():
     """Not one at a time, but never more than a pipe holds."""
     answers = b"".join(numbers(LAST, index) for index in range(1000))
