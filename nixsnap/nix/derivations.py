@@ -74,10 +74,12 @@ def _outputs(derivation: Path) -> list[tuple[str, str]]:
     """The outputs of a derivation, names and paths; none if it cannot be read as one."""
     try:
         fd = os.open(derivation, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as stream:
+        try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return []
-            head = stream.read(_HEAD_BYTES).decode("ascii", errors="replace")
+            head = os.read(fd, _HEAD_BYTES).decode("ascii", errors="replace")
+        finally:
+            os.close(fd)
     except OSError:
         return []
     return _OUTPUT.findall(head.partition("],")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,14 @@ def test_what_is_no_derivation(store):
     (store / f"{'h' * 32}{name}").write_bytes(b"\xff" * 100)
     (store / f"short{name}").write_text(DERIVATION)
     assert len(found(store, OUT)[OUT]) == 1
+
+
+def test_a_directory_of_such_a_name_leaves_no_descriptor_open(store):
+    """Any store path may be called so, and a daemon looks often."""
+    (store / f"{'d' * 32}-x-1.0.drv").mkdir()
+    before = sorted(Path("/proc/self/fd").iterdir())
+    assert found(store, OUT) == {OUT: [(f"{'c' * 32}-x-1.0.drv", "out")]}
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_no_store(tmp_path):
