@@ -1,6 +1,7 @@
 """The realise engine: closures made present with as little of Nix as will do, and never twice for the same thing.
 
 A session with the store lasts from the first question to the last root; what it protects, a garbage collector spares.
+Callers who want the same closure share one (see `sharing`).
 Fetches are flights of their own (see `flights`), each over a session of its own, so that they outlive the callers who
 asked for them. Of a closure only those paths get roots that nothing else in it refers to: Nix keeps the rest for them.
 """
@@ -27,7 +28,8 @@ from nixsnap.nix.firstopening import FirstOpening
 from nixsnap.nix.flights import Flight, Flights, await_first
 from nixsnap.nix.progress import Progress, ProgressSink, ProgressSum, ignore
 from nixsnap.nix.realise import ClosureRequest, check_present, find_missing
-from nixsnap.nix.store import NixStore, Session
+from nixsnap.nix.sharing import SharedSessions
+from nixsnap.nix.store import NixStore, Questions
 from nixsnap.nix.storepath import StorePath
 from nixsnap.nix.watchdog import watchdog
 
@@ -64,6 +66,7 @@ class NixRealiser:
 
     def __init__(self, *, nix: NixStore, store: Path, config: NixConfig, state: Path) -> None:
         self._nix = nix
+        self._sessions = SharedSessions(nix)
         self._store = store
         self._config = config
         self._first_opening = FirstOpening(nix=nix, state=state)
@@ -84,7 +87,10 @@ class NixRealiser:
         gcroots.mkdir(mode=0o755, parents=True, exist_ok=True)
         caller = caller or Caller()
         self._first_opening.ensure(caller)
-        with no_collector(self._collector_lock, caller), self._nix.open(caller) as session:
+        with (
+            no_collector(self._collector_lock, caller),
+            self._sessions.joined(request, caller) as session,
+        ):
             work = _Work(self, session, caller=caller, progress=progress)
             listed: list[StorePath] = []
             named = set(request.store_paths)
@@ -107,7 +113,7 @@ class NixRealiser:
         self._executor.shutdown(wait=False, cancel_futures=False)
         self._flights.end_all()
 
-    def lacking(self, session: Session, paths: Collection[StorePath]) -> list[_Want]:
+    def lacking(self, session: Questions, paths: Collection[StorePath]) -> list[_Want]:
         """What of `paths` has to be fetched."""
         valid = session.valid(paths)
         if lacking := [_Want(path, repair=False) for path in paths if path not in valid]:
@@ -196,7 +202,7 @@ class _Work:
     """One call of `realise`: who it is for, and its session."""
 
     def __init__(
-        self, engine: NixRealiser, session: Session, *, caller: Caller, progress: ProgressSink
+        self, engine: NixRealiser, session: Questions, *, caller: Caller, progress: ProgressSink
     ) -> None:
         self._engine = engine
         self._session = session
@@ -267,7 +273,7 @@ def _raise_failures(landed: Iterable[_Fetch], wanted: frozenset[_Want]) -> None:
             raise error
 
 
-def _tops(session: Session, paths: Collection[StorePath]) -> list[StorePath]:
+def _tops(session: Questions, paths: Collection[StorePath]) -> list[StorePath]:
     """Those of `paths`, all valid, that no other of them refers to."""
     if len(paths) == 1:
         return list(paths)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import attrs
 
@@ -44,6 +44,8 @@ class ProgramStore:
     """
 
     config: Config
+
+    is_worth_sharing: ClassVar[bool] = False  # every question is a process, and two can run at once
 
     def initialise(self, caller: Caller) -> None:
         """As `NixStore.initialise` says."""

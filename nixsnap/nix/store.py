@@ -12,8 +12,8 @@ from nixsnap.nix.progress import ProgressSink
 from nixsnap.nix.storepath import StorePath
 
 
-class Session(Protocol):
-    """A talk with the store, for one thread.
+class Questions(Protocol):
+    """What the store can be asked.
 
     Every method may raise `UnavailableError`: Nix does not answer, or the talk was ended from elsewhere.
     """
@@ -40,6 +40,10 @@ class Session(Protocol):
         """
         ...
 
+
+class Session(Questions, Protocol):
+    """A talk with the store, for one thread at a time."""
+
     def fetch(self, paths: Collection[StorePath], *, repair: bool, progress: ProgressSink) -> None:
         """Fetch store paths and what they refer to, in one call.
 
@@ -59,7 +63,14 @@ class Session(Protocol):
 
 
 class NixStore(Protocol):
-    """A way to the store."""
+    """A way to the store.
+
+    Attributes:
+        is_worth_sharing: Whether it costs much to begin a session and little to ask another question in it.
+    """
+
+    @property
+    def is_worth_sharing(self) -> bool: ...  # noqa: D102 - see above
 
     def initialise(self, caller: Caller) -> None:
         """Have Nix open the store, which makes the database of a new one.

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
@@ -44,6 +44,8 @@ class DaemonStore:
 
     connect: Callable[[], Transport]
     config: NixConfig
+
+    is_worth_sharing: ClassVar[bool] = True
 
     def initialise(self, caller: Caller) -> None:
         """As `NixStore.initialise` says: a daemon has opened the store before it greets."""
