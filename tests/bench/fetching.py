@@ -74,15 +74,13 @@ class _Site:
 
     @contextmanager
     def place(self) -> Iterator[Path]:
-        """A directory with an empty store, gone afterwards."""
-        place = self.directory / f"fetch-{next(_numbers)}"
-        place.mkdir()
-        try:
+        """A directory with an empty store, on a file system where nothing was ever deleted; gone afterwards."""
+        directory = self.directory / f"fetch-{next(_numbers)}"
+        directory.mkdir()
+        with fresh_file_system(directory) as place:
             run(self.release.bin / "nix-store", "--store", place / "store", "--init")
             yield place
-        finally:
-            run("chmod", "-R", "u+w", place)
-            shutil.rmtree(place)
+        shutil.rmtree(directory)
 
     def bare(self, closure: Closure, *, one_by_one: bool) -> float:
         """Seconds of `nix-store --realise`; one by one, each after what it refers to."""
