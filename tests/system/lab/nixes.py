@@ -34,6 +34,11 @@ class NixRelease:
     bin: Path
     settings: str = ""
 
+    @property
+    def fetches_in_parallel(self) -> bool:
+        """Whether it fetches several paths at once (from 2.19 on)."""
+        return tuple(map(int, self.version.split(".")[:2])) >= (2, 19)
+
     def environment(self, path: str) -> dict[str, str]:
         """What has programs find this release, upon a PATH that they would have otherwise."""
         return {"NIX_CONFIG": nix_environment()["NIX_CONFIG"] + self.settings, "PATH": f"{self.bin}:{path}"}

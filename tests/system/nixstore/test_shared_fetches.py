@@ -135,6 +135,23 @@ def test_ten_clients_of_one_image(bed: Bed, small: Closure):
             assert_whole(bed, nixsnap, rpc, key, small)
 
 
+def test_two_images_that_overlap(bed: Bed):
+    """What both need is fetched once, whichever of them asks for it; both are whole."""
+    closures = [nix_closure(6, salt="overlap"), nix_closure(9, salt="overlap", name="other")]
+    assert len(set(closures[0].paths) & set(closures[1].paths)) == 7
+    bed.publish(*closures)
+    bed.cache.delay_seconds = 0.02
+    with bed.nixsnap() as nixsnap, connect(nixsnap.address) as rpc:
+        for call in [ask(rpc, closure.top, closure) for closure in closures]:
+            call.result()
+        if not bed.release.fetches_in_parallel:
+            # A Nix that does may begin on a path while another of its processes holds the lock on it, and throws away
+            # what it has read by then (libstore/local-store.cc, addToStore).
+            assert_fetched_once(bed, *closures)
+        for closure in closures:
+            assert_whole(bed, nixsnap, rpc, closure.top, closure)
+
+
 def test_daemon_killed_in_the_midst_of_a_fetch(bed: Bed, small: Closure):
     """What fetched for it ends though the cache hangs; the next daemon knows of no half-made layer, and fetches it."""
     bed.publish(small)
