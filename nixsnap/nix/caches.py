@@ -37,7 +37,11 @@ def refusals(caches: Iterable[str], path: StorePath, *, netrc_file: Path | None)
 
 def _refusal(cache: str, path: StorePath, netrc_file: Path | None) -> str | None:
     url = f"{cache}/{path.digest}.narinfo"
-    request = urllib.request.Request(url, headers=_credentials(url, netrc_file))  # noqa: S310 - http and https only
+    request = urllib.request.Request(url)  # noqa: S310 - http and https only
+    for name, value in _credentials(url, netrc_file).items():
+        request.add_unredirected_header(
+            name, value
+        )  # another host that the cache sends us to has no use for them
     try:
         urllib.request.urlopen(request, timeout=_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError as exc:
