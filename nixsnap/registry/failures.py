@@ -44,7 +44,8 @@ _MEANINGS: Final[dict[int, tuple[type[NixsnapError], str]]] = {
 
 def codes(answer: Answer) -> tuple[str, ...]:
     """The error codes of the distribution protocol in an answer, such as `DIGEST_INVALID`."""
-    return tuple(str(error.get("code", "")) for error in _errors(answer))
+    found = (error.get("code") for error in _errors(answer))
+    return tuple(code if isinstance(code, str) else "" for code in found)
 
 
 def says_full(answer: Answer) -> bool:
@@ -95,13 +96,17 @@ def _said(answer: Answer) -> str:
 
 
 def _describe(error: dict[str, Any], *, detailed: bool) -> str:
-    parts = [str(error.get("code", "")), str(error.get("message", ""))]
-    detail = error.get("detail")
-    if isinstance(detail, str):
-        parts.append(detail)
-    elif detail and detailed:
-        parts.append(json.dumps(detail))
-    return ": ".join(part for part in parts if part)
+    parts = [error.get("code"), error.get("message"), error.get("detail")]
+    if detailed and not isinstance(parts[-1], str):
+        parts[-1] = _as_text(parts[-1])
+    return ": ".join(part for part in parts if part and isinstance(part, str))
+
+
+def _as_text(detail: Any) -> str:
+    try:
+        return json.dumps(detail) if detail else ""
+    except RecursionError:  # parsing had just enough of the stack
+        return ""
 
 
 def _plain_text(answer: Answer) -> str:

@@ -53,6 +53,15 @@ def test_failure_comes_with_its_details():
     assert read(answer(500, body)).endswith('(UNKNOWN: {"Op": "mkdir"})')
 
 
+@pytest.mark.parametrize("field", ["code", "message", "detail"])
+def test_details_of_any_depth(field):
+    """What could just be parsed may be too deep to be written out again; it is then left out."""
+    for depth in range(500, 1100):
+        body = b'{"errors": [{"%s": %s}]}' % (field.encode(), b"[" * depth + b"]" * depth)
+        assert "500 Internal Server Error" in read(answer(500, body))
+        assert codes(answer(500, body)) in {(), ("",)}
+
+
 def test_plain_text():
     """Is shown where the body says that it is meant to be read."""
     assert read(answer(400, b"wrong\nmore", Content_Type="text/plain; charset=utf-8")).endswith("(wrong)")
