@@ -20,7 +20,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 @pytest.fixture
 def store(directory: Path) -> PrivateStore:
-    """An empty store, and a cache. It is opened once before, for a new one cannot be opened by several Nixes at once."""
+    """An empty store, and a cache. It was opened once, for a new one cannot be opened by several Nixes at once."""
     store = PrivateStore.below(directory)
     store.nix_store("--init")
     return store
