@@ -228,7 +228,11 @@ def load(path: Path, *, required: bool, overrides: Mapping[str, Any]) -> Config:
         if required:
             raise InvalidArgumentError(f"configuration file {str(path)!r} does not exist") from exc
         values = {}
-    except (OSError, ValueError) as exc:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    except OSError as exc:
+        raise InvalidArgumentError(
+            f"configuration file {str(path)!r}: {exc.strerror}", hint="--config names another"
+        ) from exc
+    except ValueError as exc:  # TOMLDecodeError and UnicodeDecodeError are that
         raise InvalidArgumentError(f"configuration file {str(path)!r}: {exc}") from exc
     source = f"configuration file {str(path)!r}"
     for name, cls in _TABLES.items():

@@ -27,16 +27,30 @@ def socket_place(
 
     Raises:
         InvalidArgumentError: The path is too long for a socket.
-        FailedPreconditionError: Something other than a dead socket is there.
+        FailedPreconditionError: Something other than a dead socket is there, or no socket can be made there.
     """
     if len(os.fsencode(address)) > _PATH_BYTES:
         raise InvalidArgumentError(f"address {str(address)!r} is longer than {_PATH_BYTES} bytes")
-    address.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
-    _remove_stale(address, kind)
+    try:
+        address.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
+        _remove_stale(address, kind)
+        _try_to_make(address, kind)
+    except OSError as exc:
+        raise FailedPreconditionError(
+            f"cannot make a socket at {str(address)!r}: {exc.strerror}",
+            hint="give it another place with --address, where this user may write",
+        ) from exc
     try:
         yield
     finally:
         address.unlink(missing_ok=True)
+
+
+def _try_to_make(address: Path, kind: socket.SocketKind) -> None:
+    """Make a socket that nobody serves, and remove it: gRPC does not tell why it cannot."""
+    with socket.socket(socket.AF_UNIX, kind) as trial:
+        trial.bind(str(address))
+    address.unlink()
 
 
 def _remove_stale(address: Path, kind: socket.SocketKind) -> None:

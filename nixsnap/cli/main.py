@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from nixsnap import __version__
 from nixsnap.cli import realise, rootless, serve, storedoor
 from nixsnap.cli.errors import reported
+from nixsnap.cli.parser import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, and run the subcommand."""
-    parser = argparse.ArgumentParser(prog="nixsnap", description="Nix images for containerd.")
+    parser: argparse.ArgumentParser = Parser(prog="nixsnap", description="Nix images for containerd.")
     parser.add_argument("--version", action="version", version=f"nixsnap {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(subparsers)

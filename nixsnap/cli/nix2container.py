@@ -10,34 +10,23 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Final
 
 from nixsnap import __version__
 from nixsnap.cli import build, load, logs, push
 from nixsnap.cli.errors import reported
+from nixsnap.cli.parser import Parser
 from nixsnap.places import default_places
 
 PROGRAM: Final = "nix2container"
 
 _SUBCOMMANDS: Final = (build, load, push)
-_USAGE_ERROR: Final = 2
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes flags by their full names only, and reports a wrong one in one line as every other error."""
-
-    def __init__(self, **settings: Any) -> None:
-        # An abbreviated flag would change its meaning the day that another one begins the same.
-        super().__init__(**settings, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(_USAGE_ERROR, f"{PROGRAM}: {message}\n")
-
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Make the parser, subcommands included."""
     description = "Make and load container images of Nix closures."
-    parser: argparse.ArgumentParser = _Parser(prog=PROGRAM, description=description)
+    parser = Parser(prog=PROGRAM, description=description)
     parser.add_argument("-v", "--version", action="version", version=f"{PROGRAM} (nixsnap) {__version__}")
     logs.add_level_flag(parser)
     parser.add_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 from nixsnap import __version__
 from nixsnap.cli import logs
 from nixsnap.cli.errors import reported
+from nixsnap.cli.parser import Parser
 from nixsnap.config import load
 from nixsnap.places import default_places
 from nixsnap.serving.poller import prefer_older_poller
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `nix-snapshotter` command, with the flags of the Go original."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nix-snapshotter", description="A containerd snapshotter that understands the Nix store."
     )
     parser.add_argument(
