@@ -15,6 +15,7 @@ from nixsnap.config import Config, PlainIdmap, StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.metadata.store import Store
 from nixsnap.mounts import features
+from nixsnap.mounts.trial import Feature
 from nixsnap.nix.realise import Realiser
 from nixsnap.nix.roots import RootInspector
 from nixsnap.snapshots import kinds
@@ -164,7 +165,7 @@ def _require_mounts(root: Path) -> None:
         )
 
 
-def _idmapped_layers(root: Path) -> features.Feature:
+def _idmapped_layers(root: Path) -> Feature:
     """Whether containers with user namespaces of their own can run here."""
     feature = features.idmapped_layers(root)
     if not feature:

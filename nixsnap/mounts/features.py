@@ -10,34 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import attrs
 
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import filetrees, fuse, kernel, overlayfs, stubfill
 from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
 from nixsnap.mounts.operations import OverlayMount
+from nixsnap.mounts.trial import Feature, attempted, directories, mounted, unmounting
 from nixsnap.mounts.values import ID_END, IdMapping, IdRange
 
 REDIRECT_XATTR = "trusted.overlay.redirect"
 
 # One id is enough to see whether a file system can be idmapped; neither it nor its target need exist.
 _ONE_ID = (IdRange(container_id=0, host_id=1, length=1),)
-
-
-@attrs.frozen
-class Feature:
-    """Whether something can be done here; true if so."""
-
-    missing: str | None = None
-    """Why not, as text for a log or a person; None if it can be done."""
-
-    def __bool__(self) -> bool:
-        return self.missing is None
 
 
 def mounts(root: Path) -> Feature:
@@ -61,7 +46,7 @@ def trusted_xattrs(root: Path) -> Feature:
             return f"no trusted.* attributes in {root}: {error.strerror}"
         return None
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def d_type(root: Path) -> Feature:
@@ -76,14 +61,14 @@ def d_type(root: Path) -> Feature:
             return None
         return f"the file system of {root} does not keep types in directory entries"
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def overlay(root: Path, *, userxattr: bool = False) -> Feature:
     """Return whether an overlay with several lowerdirs and an upperdir can be mounted, and written to."""
 
     def attempt(scratch: Path) -> None:
-        first, second, upper, work, target = _directories(scratch, "first second upper work target")
+        first, second, upper, work, target = directories(scratch, "first second upper work target")
         (second / "lower").mkdir()
         mount = OverlayMount(
             lowerdirs=(first, second),
@@ -91,12 +76,12 @@ def overlay(root: Path, *, userxattr: bool = False) -> Feature:
             workdir=work,
             options=("userxattr",) if userxattr else (),
         )
-        with _mounted(mount, target):
+        with mounted(mount, target):
             (target / "file").write_text("y")
             (target / "lower").rmdir()  # leaves a whiteout, which is a device file,
             (target / "lower").mkdir()  # and this an attribute that hides what is below
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def overlay_redirect(root: Path, store: Path) -> Feature:
@@ -106,10 +91,10 @@ def overlay_redirect(root: Path, store: Path) -> Feature:
     """
 
     def attempt(scratch: Path) -> str | None:
-        small, stub, upper, work, target = _directories(scratch, "store stub upper work target")
-        _directories(small, "entry")
+        small, stub, upper, work, target = directories(scratch, "store stub upper work target")
+        directories(small, "entry")
         (small / "entry" / "file").write_text("seen")
-        (below,) = _directories(stub, "below")
+        (below,) = directories(stub, "below")
         stubfill.fill_stub(below, store=small, names=["entry"], redirect_xattr=REDIRECT_XATTR)
         mount = OverlayMount(
             lowerdirs=(stub, small, store) if store.is_dir() else (stub, small),
@@ -117,13 +102,13 @@ def overlay_redirect(root: Path, store: Path) -> Feature:
             workdir=work,
             options=("redirect_dir=follow", *index_off()),
         )
-        with _mounted(mount, target):
+        with mounted(mount, target):
             seen = target / "below" / "entry" / "file"
             if seen.is_file() and seen.read_text() == "seen":
                 return None
             return "overlayfs does not follow redirects of lower directories"
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def overlay_data_only(root: Path, store: Path, *, userxattr: bool = False) -> Feature:
@@ -134,10 +119,10 @@ def overlay_data_only(root: Path, store: Path, *, userxattr: bool = False) -> Fe
     """
 
     def attempt(scratch: Path) -> str | None:
-        small, stub, layer, upper, work, target = _directories(scratch, "store stub layer upper work target")
-        _directories(small, "entry")
+        small, stub, layer, upper, work, target = directories(scratch, "store stub layer upper work target")
+        directories(small, "entry")
         (small / "entry" / "file").write_text("seen")
-        (below,) = _directories(stub, "below")
+        (below,) = directories(stub, "below")
         prefix = "user.overlay." if userxattr else "trusted.overlay."
         options = [*(["userxattr"] if userxattr else []), *index_off()]
         stubfill.fill_stub_trees(
@@ -153,29 +138,29 @@ def overlay_data_only(root: Path, store: Path, *, userxattr: bool = False) -> Fe
             mount = OverlayMount(lowerdirs=(stub, layer), upperdir=upper, workdir=work, options=options)
             with mount.create(trees={stub: tree}) as view:
                 kernel.attach(view, target)
-        with _unmounting(target):
+        with unmounting(target):
             seen = target / "below" / "entry" / "file"
             if seen.is_file() and seen.read_text() == "seen":
                 return None
             return "overlayfs does not follow files into data-only layers"
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def bind_in_overlay(root: Path, *, userxattr: bool = False) -> Feature:
     """Return whether a rootfs view works that shows store paths by bind mounts on an overlay."""
 
     def attempt(scratch: Path) -> None:
-        store, first, second, upper, work, target = _directories(
+        store, first, second, upper, work, target = directories(
             scratch, "store first second upper work target"
         )
-        _directories(first, "entry")
+        directories(first, "entry")
         options = [*(["userxattr"] if userxattr else []), *index_off()]
         mount = OverlayMount(lowerdirs=(first, second), upperdir=upper, workdir=work, options=options)
-        with _mounted(mount, target):
+        with mounted(mount, target):
             kernel.bind_mount(store, target / "entry", recursive=False, readonly=True)
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def fuse_overlay(root: Path) -> Feature:
@@ -184,14 +169,14 @@ def fuse_overlay(root: Path) -> Feature:
     def attempt(scratch: Path) -> str | None:
         if shutil.which(fuse.PROGRAM) is None:
             return f"there is no {fuse.PROGRAM} on PATH"
-        lower, upper, work, target = _directories(scratch, "lower upper work target")
+        lower, upper, work, target = directories(scratch, "lower upper work target")
         (lower / "file").write_text("seen")
         fuse.mount(OverlayMount(lowerdirs=(lower,), upperdir=upper, workdir=work), target)
-        with _unmounting(target):
+        with unmounting(target):
             (target / "file").write_text("changed")
         return None
 
-    return _attempt(root, attempt)
+    return attempted(root, attempt)
 
 
 def has_all_ids() -> bool:
@@ -252,7 +237,7 @@ def idmapped_layers(root: Path) -> Feature:
     """Return whether layers below a directory can lie in an overlay with mapped ids (Linux 5.19)."""
 
     def attempt(scratch: Path) -> str | None:
-        lower, upper, work, target = _directories(scratch, "lower upper work target")
+        lower, upper, work, target = directories(scratch, "lower upper work target")
         (lower / "file").touch()
         mount = OverlayMount(lowerdirs=(lower,), upperdir=upper, workdir=work)
         with user_namespace(IdMapping(uids=_ONE_ID, gids=_ONE_ID)) as userns:
@@ -264,48 +249,6 @@ def idmapped_layers(root: Path) -> Feature:
         return None if seen == _ONE_ID[0].host_id else "overlayfs does not show mapped owners"
 
     try:
-        return _attempt(root, attempt)
+        return attempted(root, attempt)
     except FailedPreconditionError as error:
         return Feature(str(error))
-
-
-_MISSING = {
-    getattr(errno, name)
-    for name in ("EOPNOTSUPP", "EPERM", "EACCES", "EINVAL", "ENODEV", "ENOSYS", "ENOTTY", "EIO")
-}
-"""What is said by a kernel or file system that cannot do a thing; EIO: by overlays in user namespaces."""
-
-
-def _attempt(root: Path, attempt: Callable[[Path], str | None]) -> Feature:
-    """Run an attempt in a temporary directory; it returns, or raises as OSError, what is missing."""
-    scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=root))
-    try:
-        return Feature(attempt(scratch))
-    except OSError as error:
-        if error.errno not in _MISSING:  # a full disk says nothing about what the kernel can do
-            raise
-        return Feature(str(error))
-    finally:
-        filetrees.remove_tree(scratch)
-
-
-def _directories(parent: Path, names: str) -> list[Path]:
-    directories = [parent / name for name in names.split()]
-    for directory in directories:
-        directory.mkdir()
-    return directories
-
-
-@contextmanager
-def _mounted(mount: OverlayMount, target: Path) -> Iterator[None]:
-    mount.mount(target)
-    with _unmounting(target):
-        yield
-
-
-@contextmanager
-def _unmounting(target: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        kernel.detach(target)

@@ -12,7 +12,7 @@ import attrs
 from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import features
-from nixsnap.mounts.features import Feature
+from nixsnap.mounts.trial import Feature
 
 log = logging.getLogger(__name__)
 

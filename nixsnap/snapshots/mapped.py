@@ -23,8 +23,8 @@ from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import filetrees, kernel
 from nixsnap.mounts.errors import StepError
-from nixsnap.mounts.features import Feature
 from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
+from nixsnap.mounts.trial import Feature
 from nixsnap.mounts.values import IdMapping
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.views import ViewPlan

@@ -8,7 +8,7 @@ import pytest
 
 from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
-from nixsnap.mounts.features import Feature
+from nixsnap.mounts.trial import Feature
 from nixsnap.snapshots import kinds
 
 PLACE = kinds.Place(root=Path("/r"), store=Path("/nix/store"), userxattr=False)
