@@ -11,6 +11,7 @@ from nixsnap.config import StoreView
 
 # What directories and views that are still being made are called; the sweep at start-up knows them by this.
 TEMPORARY_PREFIX: Final = "new-"
+_MAPPED_STORE_SUFFIX: Final = "-store"
 
 
 def _below(name: str) -> Any:
@@ -67,6 +68,16 @@ class Layout:
     def view(self, snapshot_id: int) -> Path:
         """The mount point of a rootfs view."""
         return self.views / str(snapshot_id)
+
+    def mapped_store(self, snapshot_id: int) -> Path:
+        """The mount point of the store with the owners that it has in a view, where store paths are mounts."""
+        return self.views / f"{snapshot_id}{_MAPPED_STORE_SUFFIX}"
+
+    @staticmethod
+    def owner_of(path: Path) -> int | None:
+        """The id of the snapshot that a path directly below one of the directories belongs to; None for others."""
+        name = path.name.removesuffix(_MAPPED_STORE_SUFFIX)
+        return int(name) if name.isdecimal() else None
 
     def stub(self, kind: StoreView, snapshot_id: int) -> Path:
         """The stub layer of a nix layer."""

@@ -2,6 +2,7 @@
 
 The layers, the stub layers and the store come into the overlay idmapped: nothing is chowned, and containers with
 different ids share them all. The upper layer is not idmapped, so what a container writes belongs to its ids outside.
+Where store paths are mounts of their own, containerd mounts them out of a clone of the store that is attached for it.
 
 Where a file system cannot be idmapped there is a way out that costs a copy of each file of the image's own layers,
 and that nobody gets without having asked for it (`slow_chown`).
@@ -23,7 +24,7 @@ from nixsnap.config import StoreView
 from nixsnap.errors import FailedPreconditionError
 from nixsnap.mounts import filetrees, kernel
 from nixsnap.mounts.errors import StepError
-from nixsnap.mounts.idmapped import mount_idmapped, user_namespace
+from nixsnap.mounts.idmapped import clone_idmapped, mount_idmapped, user_namespace
 from nixsnap.mounts.trial import Feature
 from nixsnap.mounts.values import IdMapping
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 
 # Beside `fs` in the upper layer, where no container sees it.
 _CHOWNED: Final = "chowned"
-_BY_CONTAINERD: Final = frozenset({StoreView.BIND, StoreView.FUSE})
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +89,7 @@ class MappedMounter:
         self.check()
         if not self.idmapped_layers:
             raise FailedPreconditionError(str(self.idmapped_layers.missing))
-        if plan.kind in _BY_CONTAINERD and plan.nix_layers:
+        if plan.kind is StoreView.FUSE and plan.nix_layers:
             raise FailedPreconditionError(
                 f"a rootfs view of kind {plan.kind.value} cannot show mapped ids",
                 hint="set store_view = overlay, with the root on a file system that has trusted.* attributes",
@@ -103,6 +103,37 @@ class MappedMounter:
                 userns=userns,
                 staging=plan.target.with_name(f"{TEMPORARY_PREFIX}{plan.target.name}-layers"),
             )
+
+    def attach_store(self, plan: ViewPlan) -> bool:
+        """Mount the store with the owners that it has in a view, for containerd to mount store paths from.
+
+        containerd itself does not idmap bind mounts that are read-only (`core/mount/mount_linux.go`: it remounts them
+        read-only, and returns), but what it clones out of an idmapped mount stays idmapped.
+
+        Returns:
+            Whether it is mounted; if not, store paths are to show their owners as they are, as configured.
+
+        Raises:
+            FailedPreconditionError: The store's file system, or the kernel, cannot idmap, and nobody asked for copies.
+            StepError: The kernel refused for another reason. Nothing is mounted then.
+        """
+        target = plan.mapped_store
+        if plan.mapping is None or target is None:
+            return False
+        with contextlib.ExitStack() as stack:
+            try:
+                userns = stack.enter_context(user_namespace(plan.mapping))
+                clone = stack.enter_context(clone_idmapped(self.store, userns=userns))
+            except FailedPreconditionError as exc:
+                if not self.slow_chown:
+                    raise
+                log.warning(
+                    "store paths stay nobody's, as configured view=%s reason=%r", plan.target, str(exc)
+                )
+                return False
+            target.mkdir(mode=0o700, exist_ok=True)
+            kernel.attach(clone, target)
+        return True
 
     def _trees(self, plan: ViewPlan) -> list[Path]:
         """The directories that hold lower layers; each may be a file system of its own."""

@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import attrs
 
@@ -23,10 +22,7 @@ from nixsnap.mounts.operations import BindMount
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.mapped import MappedMounter
 from nixsnap.snapshots.stubs import StubMaker
-from nixsnap.snapshots.views import ViewPlan
-
-_BINDING: Final = frozenset({StoreView.BIND, StoreView.FUSE})
-"""The kinds that show each store path by a mount of its own."""
+from nixsnap.snapshots.views import BINDING, ViewPlan
 
 
 @attrs.frozen(kw_only=True)
@@ -109,7 +105,9 @@ class ViewMounter:
         A view that a process still uses is detached: no new one finds it, and it goes with its last user. So its work
         directory stays, until the snapshot's files go.
         """
-        if take_down(self.layout.view(snapshot_id)):
+        unused = take_down(self.layout.view(snapshot_id))
+        take_down(self.layout.mapped_store(snapshot_id))
+        if unused:
             filetrees.remove_tree(self.layout.work(snapshot_id))
 
     def handed_out(
@@ -131,14 +129,22 @@ class ViewMounter:
         if self.readonly_store and plan.nix_layers and self._is_shown(plan.files, ""):
             source = plan.files / self.store_dir.relative_to("/")
             yield BindMount(source=source, recursive=False, readonly=True, within=self.store_dir)
-        if plan.kind in _BINDING:
+        if plan.kind in BINDING:
+            store = self._store_of(plan)
             for name in sorted({name for snapshot_id in plan.nix_layers for name in names_of(snapshot_id)}):
-                source = self.store / name
+                source = store / name
                 # The stub layer holds files and symlinks themselves. A symlink is never mounted, which would follow it.
                 if stat.S_ISDIR(source.lstat().st_mode) and self._is_shown(plan.files, name):
                     yield BindMount(
                         source=source, recursive=False, readonly=True, within=self.store_dir / name
                     )
+
+    def _store_of(self, plan: ViewPlan) -> Path:
+        """Where the store lies as a view shows it; mounted there if it is not."""
+        mapped = plan.mapped_store
+        if mapped is None or not (is_mounted(mapped) or self.mapped.attach_store(plan)):
+            return self.store
+        return mapped
 
     def _is_shown(self, files: Path, name: str) -> bool:
         """Whether a directory of the view's store is there: a layer may have taken it away, or put a symlink there.

@@ -64,7 +64,8 @@ class Sweeper:
         def is_garbage(path: Path) -> bool:
             if path.name.startswith(TEMPORARY_PREFIX):
                 return at_start
-            return path.name.isdecimal() and int(path.name) not in live
+            owner = self._layout.owner_of(path)
+            return owner is not None and owner not in live
 
         places = [
             self._layout.snapshots,

@@ -54,6 +54,9 @@ REDIRECT_XATTR: Final = f"{TRUSTED_XATTRS}redirect"
 
 FUSE_TYPE: Final = "fuse3.fuse-overlayfs"
 
+BINDING: Final = frozenset({StoreView.BIND, StoreView.FUSE})
+"""The kinds that show each store path by a mount of its own."""
+
 # fs/overlayfs/super.c, OVL_MAX_STACK.
 _MAX_LOWERDIRS: Final = 500
 
@@ -71,6 +74,8 @@ class ViewPlan:
         kind: How store paths are shown.
         store_overlays: Layers of `overlay` that are overlays themselves, by the path that stands for them in it.
         mapping: Whose ids the owners of all but the upper layer become; None to show them as they are.
+        mapped_store: Where the store is to be mounted with these ids, for containerd to mount store paths from; None
+            where they are not mapped, or store paths are no mounts of their own.
     """
 
     overlay: OverlayMount
@@ -81,6 +86,7 @@ class ViewPlan:
     kind: StoreView
     store_overlays: tuple[tuple[Path, OverlayMount], ...] = ()
     mapping: IdMapping | None = None
+    mapped_store: Path | None = None
 
 
 def plan_plain(
@@ -161,6 +167,8 @@ def plan_view(
     workdir = None if readonly else layout.work(snapshot.id)
     shown = tuple(parent_id for parent_id in snapshot.parent_ids if parent_id in nix_layers)
     stubs = [layout.stub(kind, parent_id) for parent_id in shown] if kind is StoreView.DATA_ONLY else []
+    mapping = parse_mapping(snapshot.labels)
+    mapped_store = layout.mapped_store(snapshot.id) if mapping and shown and kind in BINDING else None
     return ViewPlan(
         overlay=OverlayMount(
             lowerdirs=tuple(lowerdirs),
@@ -175,7 +183,8 @@ def plan_view(
         nix_layers=shown,
         kind=kind,
         store_overlays=tuple((stub, _store_overlay(stub, store=store, options=options)) for stub in stubs),
-        mapping=parse_mapping(snapshot.labels),
+        mapping=mapping,
+        mapped_store=mapped_store,
     )
 
 

@@ -43,10 +43,17 @@ def rootless(directory: Path) -> Iterator[Rootless]:
 
 
 @pytest.fixture
-def nixsnap(directory: Path, place: Place) -> Iterator[NixsnapDaemon]:
+def store_view() -> str:
+    """The kind of rootfs view: the best there is, unless a test is parametrised with others."""
+    return "auto"
+
+
+@pytest.fixture
+def nixsnap(directory: Path, place: Place, store_view: str) -> Iterator[NixsnapDaemon]:
     """A running nixsnap with an empty root and its image service off."""
     (directory / "nixsnap").mkdir()
-    daemon = NixsnapDaemon.start(directory / "nixsnap", place=place)
+    config = f'store_view = "{store_view}"\n[image_service]\nenable = false\n'
+    daemon = NixsnapDaemon.start(directory / "nixsnap", config=config, place=place)
     yield daemon
     daemon.destroy()
 

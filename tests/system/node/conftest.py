@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE), str(HERE.parent / "push"), str(HERE.parents[1] / "unit/containerd")]
+UNIT = HERE.parents[1] / "unit"
+sys.path += map(str, [HERE, HERE.parent / "push", UNIT / "containerd", UNIT / "snapshots"])
 
 from kube import KubeNode, kube_node  # noqa: E402
 from lab import run  # noqa: E402

@@ -12,6 +12,7 @@ import pytest
 from lab import NixsnapDaemon, mounts_below, run
 from lab.mounts import unmount_below
 from rpc import LABEL, Rpc, connect, files, refused, store_path_labels
+from uglymappings import taken_by_the_rules, ugly_mappings
 
 from nixsnap.api import snapshots_pb2
 
@@ -100,11 +101,70 @@ def test_other_kinds_of_views(directory, closure, config):
         assert daemon.view_mounts() == []
 
 
-def test_a_kind_that_cannot(directory, closure):
-    """Store paths that containerd is to mount would show their owners as they are."""
+def bound(rpc: Rpc, key: str, labels: dict[str, str]) -> tuple[Path, dict[str, Path]]:
+    """What containerd is to mount: the root directory, and what at which store path; store paths read-only."""
+    request = snapshots_pb2.PrepareSnapshotRequest(key=key, parent="nix", labels=labels)
+    root, *within = rpc.stub.Prepare(request).mounts
+    assert all(list(mount.options) == ["ro", "bind"] for mount in within)
+    return Path(root.source), {mount.target: Path(mount.source) for mount in within}
+
+
+def test_store_paths_that_are_mounts(directory, closure):
+    """containerd gets them out of a read-only clone of the store that shows the mapped owners, for each container."""
     with daemon_with(directory, 'store_view = "bind"\n') as (daemon, rpc):
         rpc.nix_layer("nix", closure.paths)
-        with refused(grpc.StatusCode.FAILED_PRECONDITION, "kind bind", "store_view = overlay"):
+        for key, labels, ids in (("first", IDS, (100_000, 200_000)), ("second", OTHERS, (300_000, 400_000))):
+            root, within = bound(rpc, key, labels)
+            assert sorted(within) == sorted(closure.paths)
+            for path in (root, root / "nix/store", *within.values(), *within[closure.top].rglob("*")):
+                assert owner(path) == ids
+            assert (within[closure.top] / "dependencies").read_text()
+            with pytest.raises(OSError, match="Read-only"):
+                (within[closure.top] / "new").touch()
+        _, unmapped = bound(rpc, "third", {})
+        assert list(unmapped.values()) == [Path(path) for path in unmapped]
+        assert len(daemon.view_mounts()) == 5
+        rpc.remove("first")
+        assert owner(within[closure.top]) == (300_000, 400_000)
+        rpc.remove("second")
+        rpc.remove("third")
+        assert daemon.view_mounts() == []
+        assert list((daemon.root / "views").iterdir()) == []
+
+
+def test_a_mapped_store_that_was_taken_down(directory, closure):
+    """By hand or by a boot: Mounts mounts it anew. One that no snapshot owns is swept at start-up."""
+    with daemon_with(directory, 'store_view = "bind"\n') as (daemon, rpc):
+        rpc.nix_layer("nix", closure.paths)
+        before = bound(rpc, "container", IDS)
+        for missing in ("views/2-store", "views/2", ""):
+            unmount_below(daemon.root / missing)
+            root, *within = rpc.stub.Mounts(snapshots_pb2.MountsRequest(key="container")).mounts
+            assert (Path(root.source), {mount.target: Path(mount.source) for mount in within}) == before
+            assert owner(before[1][closure.top]) == (100_000, 200_000)
+            assert len(daemon.view_mounts()) == 2
+        left = daemon.root / "views/9-store"
+        left.mkdir()
+        run("mount", "--bind", "/etc", left)
+        daemon.kill()
+        restarted = NixsnapDaemon.start(
+            daemon.directory, config='store_view = "bind"\n[image_service]\nenable = false\n'
+        )
+        try:
+            assert len(restarted.view_mounts()) == 2
+            assert not left.exists()
+            with connect(restarted.address) as again:
+                again.remove("container")
+            assert restarted.view_mounts() == []
+        finally:
+            restarted.destroy()
+
+
+def test_a_kind_that_cannot(directory, closure):
+    """fuse-overlayfs takes no idmapped layers."""
+    with daemon_with(directory, 'store_view = "fuse"\n') as (daemon, rpc):
+        rpc.nix_layer("nix", closure.paths)
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "kind fuse", "store_view = overlay"):
             rpc.prepare("container", "nix", IDS)
         assert rpc.list() == ["nix"]
         assert daemon.view_mounts() == []
@@ -184,6 +244,27 @@ def test_labels_that_are_refused(rpc, nixsnap, labels, words, parent):
         rpc.prepare("container", parent, labels)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, *words):
         rpc.stub.View(snapshots_pb2.ViewSnapshotRequest(key="container", parent=parent, labels=labels))
+    assert rpc.list() == ["nix", "plain"]
+    assert sorted(nixsnap.root.glob("*/*")) == before
+    assert nixsnap.view_mounts() == []
+
+
+def test_ugly_labels(rpc, nixsnap):
+    """The kernel takes what we take; all else is InvalidArgument, by the label's name, and nothing of it stays."""
+    before = sorted(nixsnap.root.glob("*/*"))
+    counts = {True: 0, False: 0}
+    for number, value in enumerate(ugly_mappings(600)):
+        for key, labels in (("user", {**IDS, UID: value}), ("group", {**IDS, GID: value})):
+            parent = ("nix", "plain", "")[number % 3]
+            taken = taken_by_the_rules(value)
+            counts[taken] += 1
+            if taken:
+                rpc.prepare(key, parent, labels)
+                rpc.remove(key)
+            else:
+                with refused(grpc.StatusCode.INVALID_ARGUMENT, UID if key == "user" else GID):
+                    rpc.prepare(key, parent, labels)
+    assert min(counts.values()) > 30, counts
     assert rpc.list() == ["nix", "plain"]
     assert sorted(nixsnap.root.glob("*/*")) == before
     assert nixsnap.view_mounts() == []
@@ -391,7 +472,8 @@ def test_plain_images_mapped_here(directory):
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_store_that_cannot_be_idmapped(directory, overlaid, slow):
+@pytest.mark.parametrize("kind", ["overlay", "bind"])
+def test_a_store_that_cannot_be_idmapped(directory, overlaid, kind, slow):
     """It is named; with `slow_chown` the layers' files and store paths are given away, and what is in these is not."""
     path = f"/nix/store/{'a' * 32}-path"
     host = overlaid / "host"
@@ -400,7 +482,7 @@ def test_a_store_that_cannot_be_idmapped(directory, overlaid, slow):
     builder = directory / "builder"
     builder.write_text('#!/bin/sh\nln -s "$2" "$1"\n')
     builder.chmod(0o755)
-    config = f'store_root = "{host}"\nexternal_builder = "{builder}"\n'
+    config = f'store_view = "{kind}"\nstore_root = "{host}"\nexternal_builder = "{builder}"\n'
     with daemon_with(directory, config + ("slow_chown = true\n" if slow else "")) as (daemon, rpc):
         rpc.nix_layer("nix", [path])
         if not slow:
@@ -408,12 +490,14 @@ def test_a_store_that_cannot_be_idmapped(directory, overlaid, slow):
             with refused(grpc.StatusCode.FAILED_PRECONDITION, *words):
                 rpc.prepare("container", "nix", IDS)
             assert rpc.list() == ["nix"]
+            assert list((daemon.root / "views").iterdir()) == []
         else:
-            top = files(rpc.prepare("container", "nix", IDS))
+            top, within = bound(rpc, "container", IDS)
+            shown = within.get(path, top / path.removeprefix("/"))
             assert (
                 owner(top) == owner(top / "nix") == owner(top / path.removeprefix("/")) == (100_000, 200_000)
             )
-            assert owner(top / path.removeprefix("/") / "file") == (0, 0)
-            assert (top / path.removeprefix("/") / "file").read_text() == "content"
+            assert owner(shown / "file") == (0, 0)
+            assert (shown / "file").read_text() == "content"
             rpc.remove("container")
         assert daemon.view_mounts() == []

@@ -23,6 +23,7 @@ PLAIN = "lab.invalid/userns-plain:1"
 
 # `ctr` of 1.6 knows no --remap-labels, that of 1.7 takes one range each, and containerd 1.7 cannot map by itself.
 since_1_7 = pytest.mark.parametrize("installation", ["1.7", "2"], indirect=True)
+kinds = pytest.mark.parametrize("store_view", ["overlay", "data-only", "bind"])
 since_2 = pytest.mark.parametrize("installation", ["2"], indirect=True)
 
 
@@ -63,10 +64,11 @@ def uppers(node) -> set[Path]:
 
 
 @since_1_7
+@kinds
 def test_everything_belongs_to_root_inside(loaded, app):
     """Programs that check owners are content: the root directory, the store, its paths and what is in them."""
     # Of what runc mounts over it, find shows the mount points; sysfs belongs to the host's root.
-    look = "find / -xdev ! -user 0; find / -xdev ! -group 0"
+    look = "find / /nix/store/* -xdev ! -user 0; find / /nix/store/* -xdev ! -group 0"
     script = f"id -u; stat -c %u:%g / /nix/store; {look}; cat /proc/self/uid_map"
     result = loaded.containerd.run(REFERENCE, f"{app.top}/bin/sh", "-c", script, options=mapped(100_000))
     *seen, ids = result.stdout.splitlines()
@@ -75,6 +77,7 @@ def test_everything_belongs_to_root_inside(loaded, app):
 
 
 @since_1_7
+@pytest.mark.parametrize("store_view", ["overlay", "data-only"])
 def test_writes_belong_to_the_mapped_ids_outside(loaded, app):
     """New files, files of other users, and a store path that is written over; the store itself never changes."""
     before = uppers(loaded)
@@ -92,6 +95,24 @@ def test_writes_belong_to_the_mapped_ids_outside(loaded, app):
 
 
 @since_1_7
+@pytest.mark.parametrize("store_view", ["bind"])
+def test_store_paths_that_are_mounts_stay_read_only(loaded, app):
+    """The mapped root passes for their owner, and yet can neither write there nor have them mounted writable."""
+    before = uppers(loaded)
+    container = start(loaded, app, 100_000)
+    (upper,) = uppers(loaded) - before
+    remount = f"mount -o remount,bind,rw {app.top}; umount {app.top}"
+    script = f"touch /new; {{ touch {app.top}/new; {remount}; }} 2>&1; ls {app.top}"
+    said = sh(loaded, app, container, script)
+    assert "Read-only file system" in said
+    assert said.splitlines()[-2:] == ["bin", "dependencies"]
+    assert owner(upper / "new") == (100_000, 100_001)
+    assert not Path(app.top, "new").exists()
+    loaded.containerd.remove_container(container)
+
+
+@since_1_7
+@kinds
 def test_two_mappings_of_one_image_at_once(loaded, app):
     """Each container sees root's files; neither can read what the other may."""
     first, second = start(loaded, app, 100_000), start(loaded, app, 300_000)
@@ -109,6 +130,7 @@ def test_two_mappings_of_one_image_at_once(loaded, app):
 
 
 @since_1_7
+@kinds
 def test_removal_is_clean(loaded, app):
     """No mount, no file, no process and no open descriptor stays: not of the container, not of its user namespace."""
     loaded.containerd.run(REFERENCE, f"{app.top}/bin/true", options=mapped(100_000))
@@ -185,7 +207,7 @@ def test_a_plain_image_on_an_old_containerd(directory, installation):
 @pytest.mark.parametrize("slow", [True, False])
 @since_2
 def test_a_file_system_that_cannot_be_idmapped(directory, overlaid, installation, app, slow):
-    """With `slow_chown` a container starts and its root owns all but store paths; else `ctr` is told how to."""
+    """With `slow_chown` a container starts and its root owns all; else `ctr` is told how to."""
     for place in (directory, directory.parent):
         place.chmod(0o711)
     for name in ("n", "c"):
@@ -203,7 +225,8 @@ def test_a_file_system_that_cannot_be_idmapped(directory, overlaid, installation
         ]
         if slow:
             said = containerd.run(REFERENCE, *command, options=mapped(100_000)).stdout
-            assert said.split() == ["0", "0:0", "0:0", "65534:65534", "0:0"]
+            # The store can be idmapped, and is mounted so beside the view.
+            assert said.split() == ["0", "0:0", "0:0", "0:0", "0:0"]
         else:
             with pytest.raises(CommandError, match=rf"{overlaid}/root.*\(overlay\).*slow_chown = true"):
                 containerd.run(REFERENCE, *command, options=mapped(100_000))

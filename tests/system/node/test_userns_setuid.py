@@ -18,8 +18,12 @@ MAPPED = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--remap-l
 SETUID = [*MAPPED, "--allow-new-privs"]
 UNMAPPED = 70_000
 
-# `ctr` of 1.6 knows no --remap-labels.
-pytestmark = pytest.mark.parametrize("installation", ["1.7", "2"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize(
+        "installation", ["1.7", "2"], indirect=True
+    ),  # `ctr` of 1.6 knows no --remap-labels
+    pytest.mark.parametrize("store_view", ["overlay", "data-only", "bind"]),
+]
 
 
 @pytest.fixture(scope="session")

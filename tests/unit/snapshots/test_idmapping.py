@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from uglymappings import taken_by_the_rules, ugly_mappings
 
 from nixsnap.errors import InvalidArgumentError
 from nixsnap.mounts.values import IdMapping, IdRange
@@ -80,6 +81,21 @@ def test_what_is_refused_by_name(label, value, words):
         parse_mapping({UID_MAPPING: GOOD, GID_MAPPING: GOOD, label: value})
     assert f"label {label}" in str(raised.value)
     assert words in str(raised.value)
+
+
+def test_ugly_mappings():
+    """Whatever a label says, it is a mapping that keeps the rules, or refused by the label's name; nothing else."""
+    counts = {True: 0, False: 0}
+    for value in ugly_mappings(20_000):
+        labels = {UID_MAPPING: value, GID_MAPPING: GOOD}
+        taken = taken_by_the_rules(value)
+        if taken:
+            assert parse_mapping(labels) is not None
+        else:
+            with pytest.raises(InvalidArgumentError, match=f"label {UID_MAPPING}"):
+                parse_mapping(labels)
+        counts[taken] += 1
+    assert min(counts.values()) > 500, counts
 
 
 @pytest.mark.parametrize(("given", "missing"), [(UID_MAPPING, GID_MAPPING), (GID_MAPPING, UID_MAPPING)])

@@ -14,6 +14,7 @@ from nixsnap.snapshots.views import plan_plain, plan_view
 
 LAYOUT = Layout(Path("/r"))
 OPTIONS = ("index=off",)
+MAPPED = {f"containerd.io/snapshot/{kind}mapping": "0:100000:65536" for kind in ("uid", "gid")}
 
 
 def snapshot(kind, *parents):
@@ -121,6 +122,27 @@ def test_bind_views_have_no_store_among_their_layers():
     plan = view(Kind.ACTIVE, 4, nix_layers={4}, store_view=StoreView.BIND)
     assert list(map(str, plan.overlay.lowerdirs)) == ["/r/stubs/bind/4", "/r/snapshots/4"]
     assert not [option for option in plan.overlay.options if option.startswith("redirect_dir")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "expected"),
+    [
+        (StoreView.BIND, MAPPED, Path("/r/views/9-store")),
+        (StoreView.BIND, {}, None),
+        (StoreView.DATA_ONLY, MAPPED, None),
+    ],
+)
+def test_only_store_paths_that_are_mounts_need_a_store_of_their_own(kind, labels, expected):
+    """With mapped ids. The sweep knows whose it is, and it is not taken for a view."""
+    active = Snapshot(id=9, kind=Kind.ACTIVE, parent_ids=(3,), labels=labels)
+    plan = plan_view(LAYOUT, active, nix_layers={3}, kind=kind, store=Path("/nix/store"), options=OPTIONS)
+    assert plan.mapped_store == expected
+    assert Layout.owner_of(LAYOUT.mapped_store(9)) == Layout.owner_of(LAYOUT.view(9)) == 9
+    assert Layout.owner_of(LAYOUT.views / "new-9-store") is None
+    upon_a_plain_chain = plan_view(
+        LAYOUT, active, nix_layers=(), kind=kind, store=Path("/nix/store"), options=OPTIONS
+    )
+    assert upon_a_plain_chain.mapped_store is None
 
 
 def test_chain_longer_than_the_kernel_stacks():
