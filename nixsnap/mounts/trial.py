@@ -1,4 +1,4 @@
-"""Trying things out: in a temporary directory, of which nothing is left whatever happens."""
+"""Trying things out: in a temporary directory, of which nothing is left; what a kill leaves, the next start sweeps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from nixsnap.mounts import filetrees, kernel
+from nixsnap.mounts.errors import StepError
 from nixsnap.mounts.operations import OverlayMount
 
 
@@ -25,6 +26,7 @@ class Feature:
         return self.missing is None
 
 
+_PREFIX = ".probe-"
 _MISSING = {
     getattr(errno, name)
     for name in ("EOPNOTSUPP", "EPERM", "EACCES", "EINVAL", "ENODEV", "ENOSYS", "ENOTTY", "EIO")
@@ -34,7 +36,7 @@ _MISSING = {
 
 def attempted(root: Path, attempt: Callable[[Path], str | None]) -> Feature:
     """Run an attempt in a temporary directory; it returns, or raises as OSError, what is missing."""
-    scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=root))
+    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     try:
         return Feature(attempt(scratch))
     except OSError as error:
@@ -43,6 +45,28 @@ def attempted(root: Path, attempt: Callable[[Path], str | None]) -> Feature:
         return Feature(str(error))
     finally:
         filetrees.remove_tree(scratch)
+
+
+def sweep(root: Path) -> None:
+    """Remove what attempts in a directory left that were killed; none may go on there.
+
+    Raises:
+        StepError: The kernel refused.
+    """
+    for scratch in root.glob(f"{_PREFIX}*"):
+        for place in scratch.iterdir():
+            _detach_all(place)
+        filetrees.remove_tree(scratch)
+
+
+def _detach_all(place: Path) -> None:
+    while True:
+        try:
+            kernel.detach(place)
+        except StepError as exc:
+            if exc.errno != errno.EINVAL:  # nothing is mounted there any more
+                raise
+            return
 
 
 def directories(parent: Path, names: str) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
-from nixsnap.mounts import filetrees
+from nixsnap.mounts import filetrees, trial
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.mounter import ViewMounter, take_down
 
@@ -52,6 +52,8 @@ class Sweeper:
             self._take_down(path)
         for path in directories:
             self._remove(path)
+        if at_start:
+            self._sweep_trials()
 
     def sweep_stubs(self) -> None:
         """Remove every stub layer, those in the making too. Only for start-up after a boot, when no view is mounted."""
@@ -75,6 +77,12 @@ class Sweeper:
         ]
         directories = [path for place in places for path in place.iterdir() if is_garbage(path)]
         return directories, [path for path in self._layout.views.iterdir() if is_garbage(path)]
+
+    def _sweep_trials(self) -> None:
+        try:
+            trial.sweep(self._layout.root)
+        except OSError:
+            log.warning("cannot remove what trial mounts left root=%s", self._layout.root, exc_info=True)
 
     def _take_down(self, view: Path) -> None:
         try:

@@ -279,6 +279,18 @@ def test_removal_on_a_full_disk(directory, closure):
         rpc.remove("again")
 
 
+def test_trial_mounts_of_a_killed_daemon(directory):
+    """One that is killed while it finds out what works here leaves a mount, which the next start takes down."""
+    left = directory / "root/.probe-killed"
+    target = left / "target"
+    target.mkdir(parents=True)
+    for _ in range(2):
+        run("mount", "-t", "tmpfs", "tmpfs", target)
+    with daemon_with(directory, root=directory / "root"):
+        assert not left.exists()
+    assert str(target) not in Path("/proc/self/mountinfo").read_text()
+
+
 def test_no_inode_for_the_reserve(directory):
     """A removal has succeeded by the time that the reserve is filled again, whatever the disk has no room for."""
     with mounted(directory / "small", "tmpfs", "-o", "nr_inodes=1") as small:
