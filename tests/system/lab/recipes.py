@@ -11,7 +11,7 @@ import attrs
 from lab.nix import write_busybox_tree
 from lab.processes import run
 
-HERE = Path(__file__).parent
+EXPRESSION = Path(__file__).with_name("recipe.nix")
 
 
 @attrs.frozen(kw_only=True)
@@ -56,8 +56,7 @@ def add_recipe(
         write_busybox_tree(Path(scratch) / "busybox")
         strings = {"name": name, "script": script, "before": before}
         words = [word for key, text in strings.items() for word in ("--argstr", key, text)]
-        expression = HERE / "recipe.nix"
-        (derivation,) = ask("nix-instantiate", expression, "--arg", "busybox", f"{scratch}/busybox", *words)
+        (derivation,) = ask("nix-instantiate", EXPRESSION, "--arg", "busybox", f"{scratch}/busybox", *words)
     (needs_derivation,) = (
         path for path in ask("nix-store", "--query", "--references", derivation) if path.endswith(".drv")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,17 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from lab import NixsnapDaemon, PrivateStore
+from lab import (
+    Closure,
+    Containerd,
+    NixsnapDaemon,
+    PrivateStore,
+    build_image,
+    load_image,
+    newest_containerd,
+    recipes,
+)
+from lab.nix import nix_build, nix_store, write_busybox_tree
 from lab.processes import wait_until
 from lab.recipes import add_recipe
 from rpc import Rpc, connect, files, refused, store_path_labels
@@ -52,6 +63,31 @@ def test_pull_that_builds(store, directory, access):
         assert (seen / recipe.output.lstrip("/") / "share/needs").read_text() == f"{recipe.needs}\n"
         assert (seen / recipe.needs.lstrip("/") / "share/f").read_text() == "built\n"
         assert {recipe.needs, recipe.output} <= store.live()
+
+
+def test_container_of_what_was_built(store, directory):
+    """A client loads an image of which the node has derivations only, and containerd runs it."""
+    with tempfile.TemporaryDirectory(prefix="nixsnap-recipe.") as scratch:
+        write_busybox_tree(Path(scratch) / "busybox")
+        top = nix_build(recipes.EXPRESSION, busybox=Path(scratch) / "busybox", name="contained")
+    recipe = add_recipe(store.root, name="contained", environment=store.environment)
+    assert recipe.output == top
+    paths = nix_store("--query", "--requisites", top)
+    (busybox,) = store.root.glob("nix/store/*-busybox-static")
+    shell = f"/nix/store/{busybox.name}/bin/sh"
+    (directory / "store-paths").write_text("\n".join([*paths, f"/nix/store/{busybox.name}", ""]))
+    closure = Closure(top=top, paths=tuple(paths), info=str(directory))
+    archive = build_image(closure, directory / "image.tar", reference="lab.invalid/built:1")
+    with daemon(store, directory, "allow_build = true") as (running, _):
+        (directory / "c").mkdir()
+        containerd = Containerd.start(newest_containerd(), directory / "c", snapshotter=running.address)
+        try:
+            load_image(containerd, archive)
+            script = f"read needs < {top}/share/needs; read word < $needs/share/f; echo $needs $word"
+            said = containerd.run("lab.invalid/built:1", shell, "-c", script).stdout
+            assert said == f"{recipe.needs} built\n"
+        finally:
+            containerd.stop()
 
 
 @pytest.mark.parametrize("access", ["auto", "program"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
-import lab.recipes
 import pytest
 from lab import NixsnapDaemon, run
 from lab.nix import nix_environment, write_busybox_tree
+from lab.recipes import EXPRESSION
 from rpc import connect, files, refused, store_path_labels
 
 
@@ -19,7 +19,7 @@ def test_store_of_another_name(directory: Path, access: str):
     environment = nix_environment() | {"NIX_STATE_DIR": str(directory / "own/var/nix")}
     write_busybox_tree(directory / "busybox")
     built = run(
-        "nix-build", "--no-out-link", Path(lab.recipes.__file__).with_name("recipe.nix"),
+        "nix-build", "--no-out-link", EXPRESSION,
         "--arg", "busybox", directory / "busybox", "--argstr", "name", "elsewhere",
         environment=environment | {"NIX_STORE_DIR": str(store_dir)},
     ).stdout.strip()  # fmt: skip
