@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,13 +101,17 @@ class Bed:
     def _import(self, archive: Path) -> None:
         self.containerd.ctr("image", "import", "--snapshotter", OVERLAYFS, archive)
 
-    def start_to_exit(self, image: Image) -> float:
+    def start_to_exit(self, image: Image, *, options: Sequence[str] = ()) -> float:
         """Seconds of `ctr run --rm … true`, as a whole process.
 
         containerd removes the container's snapshot in its garbage collector, some time after. Here that is
         waited for, untimed: else the next sample would pay for this one.
         """
-        took = seconds(lambda: self.containerd.run(image.reference, "true", snapshotter=image.snapshotter))
+        took = seconds(
+            lambda: self.containerd.run(
+                image.reference, "true", snapshotter=image.snapshotter, options=options
+            )
+        )
         self.containerd.collect_garbage()
         return took
 

@@ -24,6 +24,7 @@ from bench import (
     start,
     stubs,
     table,
+    userns,
 )
 from bench.closures import Closures
 from bench.results import Results, Series
@@ -34,6 +35,7 @@ Benchmark = Callable[[Workspace, Settings, Closures], Iterator[Series]]
 BENCHMARKS: dict[str, Benchmark] = {
     "start": start.measure,
     "rootless": rootless.measure,
+    "userns": userns.measure,
     "density": density.measure,
     "cycles": cycles.measure,
     "build": build.measure,

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from bench import build, cycles, density, fetching, load, reading, rootless, start, stubs
+from bench import build, cycles, density, fetching, load, reading, rootless, start, stubs, userns
 from bench.results import Series
 
 
@@ -134,6 +134,27 @@ ROOTLESS = Section(
             ours="rootless/plain-again",
             reference="rootless/plain",
             against="plain image, rootless overlayfs",
+        ),
+    ),
+)
+
+USERNS = Section(
+    title="Start to exit with a user namespace: `ctr run --rm --uidmap … --gidmap … --remap-labels … true`",
+    rows=(
+        *(
+            Row(
+                what=f"Nix image, {_paths(size)}",
+                ours=f"userns/nix-{size}",
+                reference="userns/plain",
+                against="plain image, overlayfs, mapped likewise",
+            )
+            for size in userns.SIZES
+        ),
+        Row(
+            what="plain image on overlayfs once more (noise)",
+            ours="userns/plain-again",
+            reference="userns/plain",
+            against="plain image, overlayfs, mapped likewise",
         ),
     ),
 )
@@ -337,4 +358,17 @@ STUBS = Section(
     ),
 )
 
-SECTIONS = (START, ROOTLESS, DENSITY, CYCLES, BUILD, LOAD, PRESENT, FETCHING, READING, DAEMON, STUBS)
+SECTIONS = (
+    START,
+    ROOTLESS,
+    USERNS,
+    DENSITY,
+    CYCLES,
+    BUILD,
+    LOAD,
+    PRESENT,
+    FETCHING,
+    READING,
+    DAEMON,
+    STUBS,
+)
