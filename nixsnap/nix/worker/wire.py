@@ -90,7 +90,10 @@ class Reader:
         return [self.string() for _ in range(self.count())]
 
     def _exactly(self, size: int) -> bytes:
-        data = self._stream.read(size)
+        try:
+            data = self._stream.read(size)
+        except OSError as exc:  # the peer ended before it had read all that we sent
+            raise ProtocolError(f"the connection broke: {exc.strerror}") from exc
         if data is None or len(data) != size:
             raise ProtocolError("the connection ended")
         return data

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
 import struct
 
 import pytest
 
 from nixsnap.nix.worker import wire
 from nixsnap.nix.worker.connection import Connection, DaemonError, Operation
+from nixsnap.nix.worker.transport import SocketTransport
 from nixsnap.nix.worker.wire import ProtocolError
 
 HELLO, LAST, ERROR = 0x6478696F, 0x616C7473, 0x63787470
@@ -51,6 +54,21 @@ def test_values_are_padded_to_eight_bytes():
     assert wire.strings(["a", ""]) == numbers(2, 1) + b"a" + bytes(7) + numbers(0)
     read = wire.Reader(io.BytesIO(wire.mapping({"k": "v"}) + wire.string("caf\udce9")))
     assert (read.count(), read.string(), read.string(), read.string()) == (1, "k", "v", "caf\udce9")
+
+
+def test_a_connection_that_is_reset(tmp_path):
+    """A daemon that dies with what we sent unread: the kernel says ECONNRESET, and we which connection it was."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        transport = SocketTransport(tmp_path / "socket")
+        transport.send(bytes(8))
+        server.accept()[0].close()
+        with (
+            contextlib.closing(transport),
+            pytest.raises(ProtocolError, match="the connection broke: Connection reset"),
+        ):
+            wire.Reader(transport.stream).number()
 
 
 def test_greeting():
