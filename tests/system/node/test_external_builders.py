@@ -83,8 +83,8 @@ def test_healing_that_fails(store, directory, closure):
         rpc.nix_layer("image", closure.paths)
         rpc.prepare("container", "image")
         lost = next(path for path in closure.paths if "-dep-" in path)
+        (directory / "broken").touch()  # first: the daemon itself may be looking at its roots just then
         store.delete_by_force([lost])
-        (directory / "broken").touch()
         with pytest.raises(grpc.RpcError) as raised:
             rpc.mounts("container")
         assert raised.value.code() == UNAVAILABLE
