@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _NO_FLAGS: Final = 0
-_LOOKS: Final = 4
+_LOOKS: Final = 20
 _LOOK_SECONDS: Final = 0.005
 _OK: Final = grpc.StatusCode.OK
 
