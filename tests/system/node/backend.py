@@ -60,9 +60,10 @@ class Backend(grpc.GenericRpcHandler):
 
     def stop(self) -> None:
         """End at once, calls in flight included."""
-        self.go_on.set()
-        if self._server is not None:
-            self._server.stop(grace=None).wait()
+        stopped = self._server.stop(grace=None) if self._server else None
+        self.go_on.set()  # not before the calls are cancelled: they might end well
+        if stopped is not None:
+            stopped.wait()
             self._server = None
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
