@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _NO_FLAGS: Final = 0
-_LOOKS: Final = 20
-_LOOK_SECONDS: Final = 0.005
 _OK: Final = grpc.StatusCode.OK
 
 
@@ -142,11 +140,11 @@ class Call(grpc.ServicerContext):
         """
         while (message := self._next_message()) is not None:
             yield message
-        # A call that was cancelled looks like the end of the messages at first, until it is said to be over.
-        for _ in range(_LOOKS):
-            if self._over:
-                raise grpc.RpcError
-            time.sleep(_LOOK_SECONDS)
+        # A call that was cancelled looks like the end of the messages at first. That it is over comes next, since the
+        # core finds out both at once; and after that comes a batch of nothing, which is done when it is begun.
+        self._run(())
+        if self._over:
+            raise grpc.RpcError
 
     def send(self, message: bytes) -> bool:
         """Send a message, and wait until there is room for another; whether the call goes on."""

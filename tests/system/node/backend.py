@@ -86,7 +86,8 @@ class Backend(grpc.GenericRpcHandler):
         for request in requests:
             call.requests.append(request)
             yield request
-        call.ended = True
+        # grpcio's server shows a cancelled call's messages as ended, for a moment.
+        call.ended = not call.over.wait(0.1)
 
     # --- the methods: one message is sent back for each that comes, unless it says otherwise
 
