@@ -29,7 +29,7 @@ from nixsnap.api import snapshots_pb2, snapshots_pb2_grpc
 SIZES = (100, 1000)
 DELAY_SECONDS = 0.05
 CLIENTS = 10
-PRESENT_SIZES = (1000, 5000)
+PRESENT_SIZES = (1000, 5000, 10_000)
 PRESENT_ROUNDS = 5
 ROUNDS = {100: 5, 1000: 3}
 _PREPARE_SECONDS = 600
@@ -156,6 +156,7 @@ def measure_present(workspace: Workspace, settings: Settings, closures: Closures
             }
             for name, samples in interleaved(variants, rounds=settings.rounds(PRESENT_ROUNDS)).items():
                 yield Series(name=f"present/{name}", unit=Unit.SECONDS, samples=samples)
+            yield Series(name="memory/after-present", unit=Unit.BYTES, samples=[daemon.resident_bytes()])
         finally:
             daemon.destroy()
 

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from bench import build, cycles, density, fetching, load, reading, rootless, start, stubs, userns
+from bench import build, cycles, daemon, density, fetching, load, reading, rootless, start, stubs, userns
 from bench.results import Series
 
 
@@ -270,7 +270,7 @@ PRESENT = Section(
         Row(
             what=f"{_paths(size)}, {form} annotations",
             ours=f"present/{size}-{form}",
-            target=PRESENT_WANTED[size],
+            target=PRESENT_WANTED.get(size),
         )
         for size in fetching.PRESENT_SIZES
         for form in load.FORMS
@@ -339,9 +339,15 @@ DAEMON = Section(
     title="The daemon",
     rows=(
         Row(what="from exec to READY=1", ours="daemon/ready", target=_median(0.4)),
+        Row(
+            what=f"the same, with {daemon.LAYERS} nix layers of {_paths(daemon.LAYER_PATHS)} each",
+            ours="daemon/ready-with-layers",
+            target=_median(0.4),
+        ),
         Row(what="resident memory, idle after its start", ours="memory/idle", target=_median(48 * 2**20)),
         Row(what="resident memory, after the life cycles above", ours="memory/after-cycles"),
         Row(what="resident memory, after the loads above", ours="memory/after-load"),
+        Row(what="resident memory, after the pulls of present paths above", ours="memory/after-present"),
     ),
 )
 
