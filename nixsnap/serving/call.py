@@ -34,7 +34,7 @@ class Call(grpc.ServicerContext):
 
     Args:
         event: The core's event that brought it.
-        gone: Called once it is over, and what was sent at its end has left us.
+        gone: Called once: when it is over, its handler has ended, and what that sent has left us.
     """
 
     def __init__(self, event: Any, gone: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class Call(grpc.ServicerContext):
         self._guard = threading.Lock()
         self._over = False
         self._gone = gone
-        self._events_left = 1  # of "receive close", and of the end once that is sent
+        self._parts_left = 2  # the core's, which ends with "receive close", and the handler's
         self._callbacks: list[Callable[[], None]] = []
         self._initial_sent = False
         self._trailing: Metadata | None = None
@@ -125,12 +125,11 @@ class Call(grpc.ServicerContext):
     def receive(self, then: Callable[[bytes | None], Work | None]) -> None:
         """Ask for the next message of the client; `then` gets it, or None at the end, where events are waited for.
 
-        What it returns is the work that this asks for. If the call is over, nobody gets anything.
+        What it returns is the work that this asks for. If the call is over, nobody gets anything, nor has to end it.
         """
-        self._start(
-            (cygrpc.ReceiveMessageOperation(_NO_FLAGS),),
-            lambda event: then(event.batch_operations[0].message()),
-        )
+        receive = (cygrpc.ReceiveMessageOperation(_NO_FLAGS),)
+        if not self._start(receive, lambda event: then(event.batch_operations[0].message())):
+            self._part_over()
 
     def messages(self) -> Iterator[bytes]:
         """The client's messages, as they come.
@@ -175,10 +174,8 @@ class Call(grpc.ServicerContext):
             self._trailing, self._code.value[0], (self._text or "").encode(errors="replace"), _NO_FLAGS
         )
         initial = () if self._initial_sent else (self._initial(None),)
-        with self._guard:
-            self._events_left += 1
-        if not self._start((*initial, *operations, status), self._end_seen):
-            self._end_seen()
+        if not self._start((*initial, *operations, status), self._part_over):
+            self._part_over()
 
     def _initial(self, metadata: Metadata | None) -> Any:
         self._initial_sent = True
@@ -215,11 +212,11 @@ class Call(grpc.ServicerContext):
                 callback()
             except Exception:
                 log.exception("what was to be done at a call's end failed")
-        self._end_seen()
+        self._part_over()
 
-    def _end_seen(self, _event: Any = None) -> None:
+    def _part_over(self, _event: Any = None) -> None:
         with self._guard:
-            self._events_left -= 1
-            gone = not self._events_left
+            self._parts_left -= 1
+            gone = not self._parts_left
         if gone:
             self._gone()

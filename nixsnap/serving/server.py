@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _UNKNOWN_METHOD: Final = "Method not found!"
+_NO_MESSAGE: Final = "the method requires exactly one request message"
 
 
 @attrs.frozen
@@ -46,8 +47,9 @@ class Server(grpc.Server):
         self._methods: dict[str, Handler] = {}
         self._services: list[grpc.GenericRpcHandler] = []
         self._guard = threading.Lock()
-        self._calls = 0  # that are not over, or whose end has not left us yet
+        self._calls = 0  # that are not over, whose handler runs yet, or whose end has not left us
         self._stopping = False
+        self._is_down = False  # the core
         self._stopped = threading.Event()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -86,7 +88,7 @@ class Server(grpc.Server):
         """Take no more calls, and end those that are under way after `grace` seconds.
 
         Returns:
-            What is set once all calls are over.
+            What is set once all calls are over and no handler runs any more, be it for a client that has gone.
         """
         with self._guard:
             begun, self._stopping = self._stopping, True
@@ -111,13 +113,19 @@ class Server(grpc.Server):
     def _call_gone(self) -> None:
         with self._guard:
             self._calls -= 1
-            last = self._stopping and not self._calls
-        if last:
+            last, is_down = self._stopping and not self._calls, self._is_down
+        if last and is_down:
+            self._stopped.set()
+        elif last:
             self._core.cancel_all_calls()
 
     def _shut_down(self, _event: Any) -> None:
         self._queue.shutdown()
-        self._stopped.set()
+        with self._guard:
+            self._is_down = True
+            idle = not self._calls
+        if idle:
+            self._stopped.set()
 
     def _wait(self, deadline: float | None) -> tuple[bool, Work | None]:
         event = self._queue.poll(deadline)
@@ -161,7 +169,10 @@ class Server(grpc.Server):
 
     def _serve_one(self, call: Call, handler: Handler, message: bytes | None) -> Work | None:
         """What is to be done about the one message of a client."""
-        if message is None:  # it went away before it came
+        if message is None:  # it went away before that came, or says that none will
+            call.set_code(grpc.StatusCode.UNIMPLEMENTED)
+            call.set_details(_NO_MESSAGE)
+            call.end()
             return None
         work = partial(_serve_message, call, handler, message)
         return self._crew.hand_over(work) if handler.response_streaming else work

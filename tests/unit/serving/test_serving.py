@@ -382,6 +382,72 @@ def test_stop_ends_calls_after_the_grace(bed: Bed, gate: threading.Event):
     assert call.exception(WAIT_SECONDS).code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
 
 
+def test_stop_lets_a_call_end_beside_one_whose_client_has_gone(bed: Bed, gate: threading.Event):
+    """A client that went away before the stop costs no other its answer."""
+    begun = threading.Semaphore(0)
+    over = threading.Semaphore(0)
+
+    def behavior(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if request == b"leave":
+            gone = threading.Event()
+            context.add_callback(gone.set)
+            begun.release()
+            gone.wait(WAIT_SECONDS)
+            over.release()
+        else:
+            begun.release()
+            gate.wait(WAIT_SECONDS)
+        return request
+
+    bed.service.unary(behavior)
+    leaving = bed.channel.unary_unary("/test/unary").future(b"leave")
+    assert begun.acquire(timeout=WAIT_SECONDS)
+    leaving.cancel()
+    assert over.acquire(timeout=WAIT_SECONDS)
+    time.sleep(0.1)  # so that its handler has ended, most likely
+    call = bed.channel.unary_unary("/test/unary").future(b"stay")
+    assert begun.acquire(timeout=WAIT_SECONDS)
+    stopped = bed.server.stop(WAIT_SECONDS)
+    time.sleep(0.2)  # in which it would be ended
+    gate.set()
+    assert call.result(WAIT_SECONDS) == b"stay"
+    assert stopped.wait(WAIT_SECONDS)
+
+
+def test_stop_waits_for_handlers_whose_client_has_gone(gate: threading.Event):
+    """Whoever closes next what handlers use closes it under none."""
+    begun = threading.Event()
+
+    def behavior(request: bytes, _context: grpc.ServicerContext) -> bytes:
+        begun.set()
+        gate.wait(WAIT_SECONDS)
+        return request
+
+    with tempfile.TemporaryDirectory(prefix="nixsnap.") as directory:
+        server = choice.make_server([], threads=THREADS)
+        handler = grpc.unary_unary_rpc_method_handler(behavior)
+        server.add_registered_method_handlers("test", {"unary": handler})
+        server.add_insecure_port(f"unix:{directory}/socket")
+        server.start()
+        with grpc.insecure_channel(f"unix:{directory}/socket") as channel:
+            call = channel.unary_unary("/test/unary").future(b"")
+            assert begun.wait(WAIT_SECONDS)
+            call.cancel()
+        stopped = server.stop(0.1)
+        assert not stopped.wait(0.5)
+        gate.set()
+        assert stopped.wait(WAIT_SECONDS)
+
+
+def test_client_that_sends_no_message(bed: Bed):
+    """A method that takes one message and gets none answers all the same."""
+    bed.service.unary(lambda request, _context: request)
+    with pytest.raises(grpc.RpcError) as caught:
+        bed.channel.stream_unary("/test/unary")(iter(()), timeout=WAIT_SECONDS / 2)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "exactly one request message" in caught.value.details()
+
+
 def test_stop_does_not_wait_for_silent_clients(gate: threading.Event):
     """A connection ends with its last call, though the client never answers the ping that goes with a GOAWAY."""
     begun = threading.Event()
