@@ -43,6 +43,8 @@ _THREADS: Final = 1024
 _MESSAGE_BYTES: Final = 16 << 20
 # What calls in flight may still take at the end; systemd kills after 90 seconds (TimeoutStopSec=).
 _GRACE_SECONDS: Final = 45.0
+# And what their handlers may, once their clients have been told that they are over.
+_LAST_SECONDS: Final = 10.0
 # Looking at 100 layers of 1000 store paths takes some 50 ms. What is off may be so for want of a network at boot.
 _UPKEEP_SECONDS: Final = 900.0
 _UPKEEP_RETRY_SECONDS: Final = 5.0
@@ -193,12 +195,18 @@ def _serving(server: grpc.Server, address: Path, realiser: Realiser) -> Iterator
 
 
 def _stop(server: grpc.Server, realiser: Realiser) -> None:
-    """Let calls in flight finish; then those that wait for Nix are failed, so that the end comes in bounded time."""
-    stopped = server.stop(grace=_GRACE_SECONDS + 2 * process.END_SECONDS)
+    """Let calls in flight finish; then those that wait for Nix are failed, so that the end comes in bounded time.
+
+    Until then a call goes on whose client has gone, as happens when the machine stops everything: what it needs must be
+    there for it to finish, or to take back what it has half done.
+    """
+    ending_seconds = 2 * process.END_SECONDS
+    stopped = server.stop(grace=_GRACE_SECONDS + ending_seconds)
     stopped.wait(_GRACE_SECONDS)
     realiser.close()
     process.end_all()  # also what runs for callers that have gone
-    stopped.wait()
+    if not stopped.wait(ending_seconds + _LAST_SECONDS):
+        log.warning("stopping though a call does not end")
 
 
 @contextmanager

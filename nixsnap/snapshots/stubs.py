@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -25,6 +26,8 @@ from nixsnap.config import StoreView
 from nixsnap.mounts import filetrees, stubfill
 from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.views import REDIRECT_XATTR, TRUSTED_XATTRS, USER_XATTRS
+
+log = logging.getLogger(__name__)
 
 _DEFAULT_MODE: Final = 0o755
 
@@ -62,11 +65,16 @@ class StubMaker:
     def begin(self, snapshot_id: int, *, names: Sequence[str]) -> None:
         """Begin to make a stub layer that `ensure` will be asked for, while somebody unpacks the nix layer itself.
 
+        Never fails: what is not begun ahead is made when it is needed.
+
         Args:
             snapshot_id: The nix layer, which must not have one.
             names: The names of its closure's store paths.
         """
-        self._begun[snapshot_id] = self.executor.submit(self._fill, snapshot_id, names)
+        try:
+            self._begun[snapshot_id] = self.executor.submit(self._fill, snapshot_id, names)
+        except RuntimeError as exc:  # we are stopping, or the system starts no more threads
+            log.debug("a stub layer is not begun ahead id=%d error=%s", snapshot_id, exc)
 
     def has(self, snapshot_id: int) -> bool:
         """Whether the stub layer of a nix layer is there."""
