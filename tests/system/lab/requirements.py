@@ -14,6 +14,7 @@ from lab.containerd import Installation, containerd_series
 from lab.machine import missing_programs
 from lab.nix import missing_for_nix
 from lab.rootless import Variant, missing_for_rootless, rootlesskit_variants
+from lab.systemd import missing_for_systemd
 
 
 def need_nix() -> None:
@@ -37,6 +38,11 @@ def need_rootless(name: str = "1") -> Variant:
     if variant is None:
         pytest.skip(f"this machine lacks rootlesskit {name}")
     return variant
+
+
+def need_systemd() -> None:
+    """A systemd can be process 1 of a namespace."""
+    _skip_for_want_of(missing_for_systemd())
 
 
 def need_unpacked(path: str) -> Path:

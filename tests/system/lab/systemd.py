@@ -1,0 +1,204 @@
+"""A systemd as process 1, in namespaces of its own, for tests of our units.
+
+    with Systemd.boot(directory) as machine:
+        machine.install_units("nix-snapshotter.service")
+        machine.systemctl("start", "nix-snapshotter")
+
+Its root file system is an overlay on this machine's, so it has the same programs and users, and whatever it writes is
+gone with it. Containers' directories are real ones, since overlays cannot lie upon overlays; the network is the
+machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from lab.cache import LAB_DIRECTORY
+from lab.mounts import mounts
+from lab.processes import Process, run, wait_until
+
+SYSTEMD: Final = Path("/lib/systemd/systemd")
+REPOSITORY: Final = Path(__file__).parents[3]
+
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun")
+
+# What would change this machine, whose kernel it is, or takes the network.
+_MASKED: Final = (
+    "systemd-sysctl.service", "systemd-modules-load.service", "systemd-remount-fs.service",
+    "systemd-binfmt.service", "systemd-timesyncd.service", "systemd-udevd.service", "systemd-networkd.service",
+    "systemd-hwdb-update.service", "systemd-random-seed.service", "systemd-firstboot.service",
+    "proc-sys-fs-binfmt_misc.automount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+    "sys-fs-fuse-connections.mount", "timers.target", "getty.target",
+)  # fmt: skip
+
+# In new namespaces, at $1: make the root file system, and become process 1 in it.
+_BOOT: Final = """
+set -eu
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
+root=$1/root
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+for place in run dev sys/fs/cgroup; do mount -t tmpfs -o mode=755 tmpfs "$root/$place"; done
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/net"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+for device in {devices}; do touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"; done
+ln -s pts/ptmx "$root/dev/ptmx"
+ln -s /proc/self/fd "$root/dev/fd"
+for number in 0:stdin 1:stdout 2:stderr; do ln -s "fd/${{number%:*}}" "$root/dev/${{number#*:}}"; done
+{binds}
+echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
+rm -rf "$root/etc/fstab" "$root"/etc/systemd/system/*.wants
+mkdir -p "$root/run/systemd/system"
+for unit in {masked}; do ln -s /dev/null "$root/run/systemd/system/$unit"; done
+mkdir "$root/run/before"
+cd "$root"
+pivot_root . run/before
+umount --lazy /run/before
+exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \\
+    {systemd} --system --unit=basic.target --log-target=journal
+"""
+
+
+def missing_for_systemd() -> list[str]:
+    """What this machine lacks for it."""
+    return [] if SYSTEMD.exists() else [str(SYSTEMD)]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Systemd:
+    """A running one."""
+
+    pid: int
+    """Its process 1, as this machine counts."""
+
+    @classmethod
+    @contextmanager
+    def boot(cls, directory: Path) -> Iterator[Systemd]:
+        """Start it, its files below `directory`; at the end its processes are killed, as by a power cut."""
+        cgroups = [
+            mount.point / f"nixsnap-systemd-{os.getpid()}"
+            for mount in mounts()
+            if mount.fs_type in {"cgroup", "cgroup2"}
+        ]
+        for name in ("root", "containers"):
+            (directory / name).mkdir()
+        for cgroup in cgroups:
+            _make_cgroup(cgroup)
+        process = _start(directory, cgroups)
+        try:
+            process.wait_until(lambda: bool(_children(process.pid)), what="fork")
+            (pid,) = _children(process.pid)
+            machine = cls(pid=pid)
+            process.wait_until(machine._is_up, what="boot", timeout_seconds=60)
+            yield machine
+        finally:
+            for pid in _children(process.pid):
+                os.kill(pid, signal.SIGKILL)  # and with process 1 all of its namespace
+            process.stop()
+            for cgroup in cgroups:
+                _remove_cgroup(cgroup)
+
+    def path(self, path: str | Path) -> Path:
+        """Where a path of its file system is to be found on this machine."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def run(self, *argv: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command there, as root, to its end."""
+        return run("nsenter", f"--target={self.pid}", "--all", "--", *argv, check=check)
+
+    def systemctl(self, *arguments: str) -> str:
+        """Run systemctl and return what it printed; a failure comes with the end of the journal."""
+        result = self.run("systemctl", "--no-pager", *arguments, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr + self.journal()
+        return result.stdout
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.systemctl("show", "--property", name, "--value", unit).strip()
+
+    def journal(self, *arguments: str) -> str:
+        """The end of the journal."""
+        return self.run("journalctl", "--no-pager", "--lines=100", *arguments, check=False).stdout
+
+    def install_program(self, program: Path, *, name: str | None = None) -> None:
+        """Put a link to a program where an administrator would put the program."""
+        link = self.path("/usr/local/bin") / (name or program.name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(program)
+
+    def install_units(self, *files: Path | str) -> None:
+        """Copy units, ours by name, and have systemd read them."""
+        for file in files:
+            shutil.copy(REPOSITORY / "packaging/systemd" / file, self.path("/etc/systemd/system"))
+        self.systemctl("daemon-reload")
+
+    def _is_up(self) -> bool:
+        if not self.path("/run/systemd/private").exists():
+            return False
+        return self.run("systemctl", "is-system-running", check=False).stdout.strip() in {
+            "running",
+            "degraded",
+        }
+
+
+def _start(directory: Path, cgroups: list[Path]) -> Process:
+    binds = [(cgroup, cgroup.parent) for cgroup in cgroups]
+    binds += [(directory / "containers", Path("/var/lib/containerd"))]
+    # What may lie on file systems of its own.
+    own = (Path("/nix"), LAB_DIRECTORY, REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))
+    binds += [(path, path) for path in own]
+    lines = [
+        f'mkdir -p "$root"{there}; mount --bind {here} "$root"{there}'
+        for here, there in ((shlex.quote(str(here)), shlex.quote(str(there))) for here, there in binds)
+    ]
+    script = _BOOT.format(
+        devices=" ".join(_DEVICES), masked=" ".join(_MASKED), binds="\n".join(lines), systemd=SYSTEMD
+    )
+    join = " ".join(f"echo $$ >{shlex.quote(str(cgroup / 'cgroup.procs'))};" for cgroup in cgroups)
+    spaces = ("--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child")
+    return Process.start(
+        "systemd",
+        *("sh", "-euc", f'{join} exec "$@"', "sh", "unshare", *spaces),
+        *("sh", "-c", script, "sh", directory / "root"),
+        log=directory / "systemd.log",
+    )
+
+
+def _make_cgroup(cgroup: Path) -> None:
+    cgroup.mkdir()
+    for name in ("cpuset.cpus", "cpuset.mems"):  # of cgroup v1, without which it takes no process
+        if (cgroup / name).exists() and not (cgroup / name).read_text().strip():
+            (cgroup / name).write_text((cgroup.parent / name).read_text())
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    def is_gone() -> bool:
+        try:
+            for below in sorted(filter(Path.is_dir, cgroup.rglob("*")), reverse=True):
+                below.rmdir()
+            cgroup.rmdir()
+        except OSError:  # a process that was killed is still on its way out
+            return False
+        return True
+
+    wait_until(is_gone, what=f"be empty: {cgroup}")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
