@@ -90,6 +90,9 @@ install_test_programs() {
     need openssl openssl
     need strace strace
     need systemd-analyze systemd
+    # Units are run under it, the user's ones in a session with a bus of its own.
+    [ -e /lib/systemd/system/dbus.socket ] || wanted+=(dbus)
+    [ -e /lib/systemd/user/dbus.socket ] || wanted+=(dbus-user-session)
     [ -x /usr/lib/cni/ptp ] || wanted+=(containernetworking-plugins)
     install_packages "${wanted[@]}"
 }

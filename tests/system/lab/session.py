@@ -21,7 +21,7 @@ from typing import Final
 
 import attrs
 
-from lab.mounts import mounts
+from lab.cgroups import V1, cgroups, hierarchies
 from lab.nix import nix_environment
 from lab.processes import Process, run
 from lab.workspace import PREFIX
@@ -57,7 +57,7 @@ def missing_for_session() -> list[str]:
         missing.append(
             f"a Python that {USER} can run ({sys.executable} lies in a directory closed to others)"
         )
-    if not _controllers():
+    if not hierarchies(V1):
         missing.append("cgroup v1 (on v2 a user gets cgroups from systemd alone)")
     return missing
 
@@ -81,9 +81,11 @@ class Session:
         _let_pass(own)
         for name in ("home", "run", "run/containerd"):
             _make_private(own / name)
-        name = f"nixsnap-test-{os.getpid()}-{next(_numbers)}"
-        with _cgroups(name), _nix_daemon(own) as nix_daemon:
-            yield cls(directory=own, containerd_namespace=name, nix_daemon=nix_daemon)
+        with cgroups(str(next(_numbers)), V1) as made, _nix_daemon(own) as nix_daemon:
+            for cgroup in made:  # rootless runc makes its containers' below these
+                for path in (cgroup, *cgroup.iterdir()):
+                    _give(path)
+            yield cls(directory=own, containerd_namespace=made[0].name, nix_daemon=nix_daemon)
 
     @property
     def home(self) -> Path:
@@ -155,27 +157,6 @@ def _nix_daemon(directory: Path) -> Iterator[Path]:
         yield socket
     finally:
         process.stop()
-
-
-@contextmanager
-def _cgroups(name: str) -> Iterator[None]:
-    """Directories of cgroup v1 that the user may write: rootless runc makes its containers' below them."""
-    directories = [controller / name for controller in _controllers()]
-    try:
-        for directory in directories:
-            directory.mkdir()
-            for path in (directory, *directory.iterdir()):
-                _give(path)
-        yield
-    finally:
-        for directory in directories:
-            for below in sorted(filter(Path.is_dir, directory.rglob("*")), reverse=True):
-                below.rmdir()
-            directory.rmdir()
-
-
-def _controllers() -> list[Path]:
-    return [mount.point for mount in mounts() if mount.fs_type == "cgroup"]
 
 
 def _make_private(path: Path) -> None:

@@ -25,11 +25,18 @@ from typing import Final
 import attrs
 
 from lab.cache import LAB_DIRECTORY
-from lab.mounts import mounts
-from lab.processes import Process, run, wait_until
+from lab.cgroups import V1, V2, cgroups, hierarchies
+from lab.processes import Process, run
 
 SYSTEMD: Final = Path("/lib/systemd/systemd")
 REPOSITORY: Final = Path(__file__).parents[3]
+
+# What users' sessions take: message buses, and PAM's part.
+_SESSIONS: Final = (
+    Path("/lib/systemd/system/dbus.socket"),
+    Path("/lib/systemd/user/dbus.socket"),
+    Path("/usr/lib/pam.d/systemd-user"),
+)
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun")
 
@@ -77,7 +84,8 @@ exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 def missing_for_systemd() -> list[str]:
     """What this machine lacks for it."""
-    return [] if SYSTEMD.exists() else [str(SYSTEMD)]
+    missing = [str(path) for path in (SYSTEMD, *_SESSIONS) if not path.exists()]
+    return missing if hierarchies(V2) else [*missing, "a mounted cgroup2"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -89,30 +97,28 @@ class Systemd:
 
     @classmethod
     @contextmanager
-    def boot(cls, directory: Path) -> Iterator[Systemd]:
-        """Start it, its files below `directory`; at the end its processes are killed, as by a power cut."""
-        cgroups = [
-            mount.point / f"nixsnap-systemd-{os.getpid()}"
-            for mount in mounts()
-            if mount.fs_type in {"cgroup", "cgroup2"}
-        ]
-        for name in ("root", "containers"):
+    def boot(cls, directory: Path, *, unified: bool = False) -> Iterator[Systemd]:
+        """Start it, its files below `directory`; at the end its processes are killed, as by a power cut.
+
+        Args:
+            directory: A new one.
+            unified: Whether it has cgroups v2 alone, without the controllers that this machine's v1 keeps to itself;
+                else it has what this machine has.
+        """
+        for name in ("root", "containers", "home"):
             (directory / name).mkdir()
-        for cgroup in cgroups:
-            _make_cgroup(cgroup)
-        process = _start(directory, cgroups)
-        try:
-            process.wait_until(lambda: bool(_children(process.pid)), what="fork")
-            (pid,) = _children(process.pid)
-            machine = cls(pid=pid)
-            process.wait_until(machine._is_up, what="boot", timeout_seconds=60)
-            yield machine
-        finally:
-            for pid in _children(process.pid):
-                os.kill(pid, signal.SIGKILL)  # and with process 1 all of its namespace
-            process.stop()
-            for cgroup in cgroups:
-                _remove_cgroup(cgroup)
+        with cgroups("systemd", *((V2,) if unified else (V1, V2))) as made:
+            process = _start(directory, made, unified=unified)
+            try:
+                process.wait_until(lambda: bool(_children(process.pid)), what="fork")
+                (pid,) = _children(process.pid)
+                machine = cls(pid=pid)
+                process.wait_until(machine._is_up, what="boot", timeout_seconds=60)
+                yield machine
+            finally:
+                for pid in _children(process.pid):
+                    os.kill(pid, signal.SIGKILL)  # and with process 1 all of its namespace
+                process.stop()
 
     def path(self, path: str | Path) -> Path:
         """Where a path of its file system is to be found on this machine."""
@@ -157,9 +163,11 @@ class Systemd:
         }
 
 
-def _start(directory: Path, cgroups: list[Path]) -> Process:
-    binds = [(cgroup, cgroup.parent) for cgroup in cgroups]
-    binds += [(directory / "containers", Path("/var/lib/containerd"))]
+def _start(directory: Path, cgroups: list[Path], *, unified: bool) -> Process:
+    top = Path("/sys/fs/cgroup")
+    binds = [(cgroup, top if unified else cgroup.parent) for cgroup in cgroups]
+    # Where upper layers of overlays will lie.
+    binds += [(directory / "containers", Path("/var/lib/containerd")), (directory / "home", Path("/home"))]
     # What may lie on file systems of its own.
     own = (Path("/nix"), LAB_DIRECTORY, REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))
     binds += [(path, path) for path in own]
@@ -178,26 +186,6 @@ def _start(directory: Path, cgroups: list[Path]) -> Process:
         *("sh", "-c", script, "sh", directory / "root"),
         log=directory / "systemd.log",
     )
-
-
-def _make_cgroup(cgroup: Path) -> None:
-    cgroup.mkdir()
-    for name in ("cpuset.cpus", "cpuset.mems"):  # of cgroup v1, without which it takes no process
-        if (cgroup / name).exists() and not (cgroup / name).read_text().strip():
-            (cgroup / name).write_text((cgroup.parent / name).read_text())
-
-
-def _remove_cgroup(cgroup: Path) -> None:
-    def is_gone() -> bool:
-        try:
-            for below in sorted(filter(Path.is_dir, cgroup.rglob("*")), reverse=True):
-                below.rmdir()
-            cgroup.rmdir()
-        except OSError:  # a process that was killed is still on its way out
-            return False
-        return True
-
-    wait_until(is_gone, what=f"be empty: {cgroup}")
 
 
 def _children(pid: int) -> list[int]:
