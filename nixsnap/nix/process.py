@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import math
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from nixsnap.nix.caller import Caller
 _KEPT_LINES: Final = 20
 _LINE_LIMIT_BYTES: Final = 4096
 _BLOCK_BYTES: Final = 65536
+_FIRST_POLL_SECONDS: Final = 0.0005
 _POLL_SECONDS: Final = 0.05
 END_SECONDS: Final = 5.0
 """How long programs that are told to end have until they are killed."""
@@ -78,11 +80,11 @@ def run(
     try:
         with told:
             stdout, stderr = _read(process, heard)
-            code = process.wait()
+            _has_ended(process, within_seconds=math.inf)
     finally:
         reap(process)
-    if code != 0:
-        raise ProgramError(arguments[0], code, stderr.text())
+    if process.returncode != 0:
+        raise ProgramError(arguments[0], process.returncode, stderr.text())
     return Output(stdout=stdout.decode(errors="surrogateescape"))
 
 
@@ -133,11 +135,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def wait(process: subprocess.Popen[bytes]) -> None:
     """Wait for a program that ends by itself; one that does not is killed after `END_SECONDS`."""
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
+    if not _has_ended(process, within_seconds=END_SECONDS):
         _signal(process, signal.SIGKILL)
-        process.wait()
+        _has_ended(process, within_seconds=math.inf)
 
 
 def reap(process: subprocess.Popen[bytes]) -> None:
@@ -172,6 +172,9 @@ def end_all() -> None:
 _carried: dict[str, str] = {}
 _running: set[subprocess.Popen[bytes]] = set()  # its add, discard and list are atomic
 _closing = threading.Event()
+# A process id is free for others once somebody has waited for it, so nobody does while somebody else signals. A pidfd
+# would do for one process, but for a group of them only from Linux 6.9 on (PIDFD_SIGNAL_PROCESS_GROUP).
+_reaping = threading.Lock()
 
 
 def _signal_all(number: signal.Signals) -> None:
@@ -180,9 +183,23 @@ def _signal_all(number: signal.Signals) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    if process.returncode is None:  # nobody has waited for it, so its id is nobody else's
-        with contextlib.suppress(ProcessLookupError):
+    with _reaping, contextlib.suppress(ProcessLookupError):
+        if process.returncode is None:  # nobody has waited for it
             os.killpg(process.pid, number)
+
+
+def _has_ended(process: subprocess.Popen[bytes], *, within_seconds: float) -> bool:
+    """Wait for a program's end, and take note of it. As `Popen.wait` does it, which knows nothing of our lock."""
+    deadline = time.monotonic() + within_seconds
+    delay = _FIRST_POLL_SECONDS
+    while True:
+        with _reaping:
+            if process.poll() is not None:
+                return True
+        if (left := deadline - time.monotonic()) <= 0:
+            return False
+        time.sleep(min(delay, left))
+        delay = min(2 * delay, _POLL_SECONDS)
 
 
 class _Tail:

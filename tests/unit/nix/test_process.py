@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -74,6 +75,24 @@ def test_program_that_ignores_the_end_is_killed(monkeypatch):
     threading.Timer(0.1, caller.leave).start()
     with pytest.raises(process.ProgramError, match="killed by signal 9"):
         run("trap '' TERM; while :; do sleep 1; done", caller=caller)
+
+
+def test_a_signal_finds_the_program_or_nobody(monkeypatch):
+    """A program that ends while it is being signalled keeps its id until that is done, whoever waits for it."""
+    kept = []
+
+    def killpg(pid: int, _number: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)  # in which whoever waits would take note of the end
+        kept.append(Path(f"/proc/{pid}").exists())
+
+    program = process.spawn(["sleep", "1000"], purpose="test")
+    monkeypatch.setattr(os, "killpg", killpg)
+    waiting = threading.Thread(target=process.reap, args=[program])
+    waiting.start()
+    process.end(program)
+    waiting.join()
+    assert kept == [True]
 
 
 def test_endless_standard_error_is_read_and_its_end_kept():
