@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from nixsnap.errors import UnavailableError
 from nixsnap.nix.caller import Caller
+from nixsnap.nix.later import Appointment, later
 from nixsnap.nix.progress import Progress, ProgressSink
 
 K = TypeVar("K", bound=Hashable)
@@ -37,7 +38,7 @@ class Flight(Generic[K, T]):
         self._grace_seconds = grace_seconds
         self._guard = threading.Lock()
         self._aboard = 0
-        self._timer: threading.Timer | None = None
+        self._abandonment: Appointment | None = None
         self._sinks: list[ProgressSink] = []
 
     def tell(self, progress: Progress) -> None:
@@ -51,9 +52,9 @@ class Flight(Generic[K, T]):
         with self._guard:
             self._aboard += 1
             self._sinks.append(sink)
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            if self._abandonment is not None:
+                self._abandonment.call_off()
+                self._abandonment = None
         try:
             yield
         finally:
@@ -61,13 +62,11 @@ class Flight(Generic[K, T]):
                 self._aboard -= 1
                 self._sinks.remove(sink)
                 if not self._aboard and not self.future.done():
-                    self._timer = threading.Timer(self._grace_seconds, self._abandon)
-                    self._timer.daemon = True
-                    self._timer.start()
+                    self._abandonment = later(self._grace_seconds, self._abandon)
 
     def _abandon(self) -> None:
         with self._guard:
-            if self._aboard:  # somebody came while the timer went off
+            if self._aboard:  # somebody came just now
                 return
         self.caller.leave()
 

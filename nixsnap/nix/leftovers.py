@@ -12,12 +12,12 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from nixsnap.nix import process
+from nixsnap.nix.later import later
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,7 @@ def take_over(root: Path) -> None:
         log.warning("ending what an earlier daemon left running pid=%d", pid)
         _signal(pid_fd, signal.SIGTERM)
     if left:
-        timer = threading.Timer(process.END_SECONDS, _kill, [[pid_fd for _, pid_fd in left]])
-        timer.daemon = True
-        timer.start()
+        later(process.END_SECONDS, lambda: _kill([pid_fd for _, pid_fd in left]))
 
 
 def _owned_by(owner: str) -> Iterator[tuple[int, int]]:

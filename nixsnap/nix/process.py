@@ -20,6 +20,7 @@ import attrs
 from nixsnap import netns
 from nixsnap.errors import FailedPreconditionError, UnavailableError
 from nixsnap.nix.caller import Caller
+from nixsnap.nix.later import later
 
 _KEPT_LINES: Final = 20
 _LINE_LIMIT_BYTES: Final = 4096
@@ -128,9 +129,7 @@ def spawn(
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a program with what it started, without waiting for it: it has `END_SECONDS` until it is killed."""
     _signal(process, signal.SIGTERM)  # Nix ends its builders then, which are no part of its process group
-    timer = threading.Timer(END_SECONDS, _signal, (process, signal.SIGKILL))
-    timer.daemon = True
-    timer.start()
+    later(END_SECONDS, lambda: _signal(process, signal.SIGKILL))
 
 
 def wait(process: subprocess.Popen[bytes]) -> None:

@@ -120,6 +120,23 @@ def test_after_the_time_of_grace_the_work_is_told_to_end(executor):
         assert again.future.result(WAIT_SECONDS) == "new"
 
 
+def test_giving_up_a_great_many_takes_no_thread_for_each():
+    """An external builder has a flight for each path of a closure, and a caller leaves all of them at once."""
+    gate = Gate()
+    with ThreadPoolExecutor(1) as pool:
+        flights = Flights(pool, grace_seconds=0.5)
+        before = threading.active_count()
+        with ExitStack() as stack:
+            aboard = [
+                stack.enter_context(flights.board([number], gate, sink=no_sink))[0] for number in range(300)
+            ]
+            gate.await_begun()
+        assert threading.active_count() < before + 5
+        for flight in aboard:
+            with pytest.raises((CancelledError, UnavailableError)):
+                flight.future.result(WAIT_SECONDS)
+
+
 def test_a_flight_that_waits_for_a_thread_can_be_given_up():
     """There is a bound to what goes on at once; what waits and is wanted by nobody never begins."""
     gate = Gate()
