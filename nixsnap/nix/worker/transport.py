@@ -100,7 +100,7 @@ class ProcessTransport:
 
     Raises:
         FailedPreconditionError: There is no such program.
-        UnavailableError: We are stopping.
+        UnavailableError: We are stopping, or the system starts no more threads.
     """
 
     is_foreign = False
@@ -114,7 +114,12 @@ class ProcessTransport:
         self._lines: collections.deque[bytes] = collections.deque(maxlen=_LAST_LINES)
         # Read all the time, or a daemon that complains at length would wait for us for ever.
         self._drain = threading.Thread(target=self._read_errors, name="nix-stderr", daemon=True)
-        self._drain.start()
+        try:
+            self._drain.start()
+        except RuntimeError as exc:  # a limit of the system's (pids.max, RLIMIT_NPROC)
+            self._stdin.close()
+            process.reap(self._process)
+            raise UnavailableError(f"cannot talk to Nix: {exc}") from exc
 
     @staticmethod
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
