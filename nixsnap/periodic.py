@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def periodically(
     """Do something at once, and again and again until the block ends; what is under way then is waited for.
 
     Args:
-        action: Does it and tells whether all went well; it must not raise.
+        action: Does it and tells whether all went well. What it raises is logged, and it has not gone well then.
         name: The thread's name.
         interval_seconds: How long to wait after all went well.
         retry_seconds: How long to wait after it did not, the first time; each time twice as long, up to the interval.
@@ -24,7 +27,7 @@ def periodically(
     def run() -> None:
         delay = retry = 0.0
         while not stop.wait(delay):
-            retry = 0.0 if action() else min(max(2 * retry, retry_seconds), interval_seconds)
+            retry = 0.0 if _went_well(action, name) else min(max(2 * retry, retry_seconds), interval_seconds)
             delay = retry or interval_seconds
 
     thread = threading.Thread(target=run, name=name, daemon=True)
@@ -34,3 +37,11 @@ def periodically(
     finally:
         stop.set()
         thread.join()
+
+
+def _went_well(action: Callable[[], bool], name: str) -> bool:
+    try:
+        return action()
+    except Exception:  # whatever it is, a daemon that runs for months must not go without this from then on
+        log.exception("%s failed unforeseen", name)
+        return False

@@ -50,3 +50,20 @@ def test_what_is_under_way_at_the_end_is_waited_for():
         assert begun.wait(60)
         threading.Timer(0.01, may_end.set).start()
     assert ended.is_set()
+
+
+def test_what_nobody_foresaw_does_not_end_it(caplog):
+    """The log has it, and it is tried again: no thread could be started, say."""
+    answers = iter([RuntimeError("can't start new thread"), True])
+    succeeded = threading.Event()
+
+    def action():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        succeeded.set()
+        return answer
+
+    with periodically(action, name="test", interval_seconds=3600, retry_seconds=0.001):
+        assert succeeded.wait(20)
+    assert "can't start new thread" in caplog.text
