@@ -29,15 +29,18 @@ class Fetches:
     @contextmanager
     def under_way(self, key: str) -> Iterator[ProgressSink]:
         """Keep what the yielded sink hears, as long as the block lasts."""
+        ended = False
 
         def hear(progress: Progress) -> None:
             with self._guard:
-                self._latest[key] = progress
+                if not ended:  # a fetch that goes on for others may be about to tell us, too
+                    self._latest[key] = progress
 
         try:
             yield hear
         finally:
             with self._guard:
+                ended = True
                 self._latest.pop(key, None)
 
     def of(self, suffixes: Collection[str]) -> Progress:

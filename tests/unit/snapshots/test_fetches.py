@@ -43,6 +43,15 @@ def test_fetches_are_added_up_by_the_ends_of_their_keys():
     assert fetches.of(["a", "b", "c"]) == Progress()
 
 
+def test_what_is_told_too_late_is_not_kept():
+    """A fetch that others still wait for may tell one who has just left; that would be shown for ever."""
+    fetches = Fetches()
+    with fetches.under_way("key") as sink:
+        pass
+    sink(Progress(paths_total=5))
+    assert fetches.of(["key"]) == Progress()
+
+
 def test_watching_tells_of_changes_only():
     """Not of each look; and it ends with the client."""
     fetches = Fetches()
