@@ -8,6 +8,7 @@ asked for them. Of a closure only those paths get roots that nothing else in it 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -71,6 +72,7 @@ class NixRealiser:
         self._config = config
         self._first_opening = FirstOpening(nix=nix, state=state)
         self._collector_lock = state / "gc.lock"
+        self._unattended = Caller()  # stands for those who name no caller; goes away when we close
         executor = ThreadPoolExecutor(config.max_jobs, thread_name_prefix="fetch")
         self._executor = executor
         self._flights: Flights[_Want, None] = Flights(executor, grace_seconds=config.grace_seconds)
@@ -85,7 +87,13 @@ class NixRealiser:
     ) -> tuple[StorePath, ...]:
         """As `Realiser.realise` says."""
         gcroots.mkdir(mode=0o755, parents=True, exist_ok=True)
-        caller = caller or Caller()
+        attended, caller = caller is not None, caller or Caller()
+        with contextlib.nullcontext() if attended else self._unattended.told(caller.leave):
+            return self._realise(request, gcroots=gcroots, progress=progress, caller=caller)
+
+    def _realise(
+        self, request: ClosureRequest, *, gcroots: Path, progress: ProgressSink, caller: Caller
+    ) -> tuple[StorePath, ...]:
         self._first_opening.ensure(caller)
         with (
             no_collector(self._collector_lock, caller),
@@ -109,7 +117,8 @@ class NixRealiser:
         return closure
 
     def close(self) -> None:
-        """End all fetches; those who wait for them get an error."""
+        """End all fetches, and all that is done for no caller; those who wait for them get an error."""
+        self._unattended.leave()
         self._executor.shutdown(wait=False, cancel_futures=False)
         self._flights.end_all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -199,6 +200,21 @@ def test_start_up_without_the_cache(store, directory, closure):
             until(lambda: "trying again later" in daemon.log_text(), "a complaint")
         until(lambda: store.has(lost), "the store path")
     daemon.destroy()
+
+
+def test_the_end_does_not_wait_for_a_collector(store, directory, closure):
+    """Upkeep that waits until one has ended is given up when the daemon stops, and made good at its next start."""
+    with daemon_on(store, directory) as daemon, connect(daemon.address) as rpc:
+        add_image(rpc, closure)
+    root = next((daemon.root / "gcroots").glob("*/closure"))
+    root.unlink()
+    with (store.root / "nix/var/nix/gc.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a collector has it
+        with daemon_on(store, directory) as daemon:
+            until(lambda: "waiting for Nix's garbage collector" in daemon.log_text(), "upkeep waits")
+            assert daemon.stop() == 0
+    with daemon_on(store, directory):
+        until(root.is_symlink, "the root is made again")
 
 
 def test_orphan_roots_go(store, directory, closure):
