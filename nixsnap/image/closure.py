@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import posixpath
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -73,14 +74,15 @@ def read_closure(source: str, *, store_dir: str = STORE_DIR) -> Closure:
     """Read a closure from what `--closure` names.
 
     Args:
-        source: A `closureInfo` output, the `store-paths` file in one, or any file with a store path a line.
+        source: A `closureInfo` output, the `store-paths` file in one, or any file with a store path a line; a pipe
+            too, as a shell makes one of `<(nix-store --query --requisites …)`.
         store_dir: The store directory.
 
     Raises:
         NotFoundError: There is no such file.
         InvalidArgumentError: A line of it is not a store path.
     """
-    listing = real_path(source, store_dir)
+    listing = source if _is_stream(source) else real_path(source, store_dir)
     if posixpath.isdir(listing):
         listing = real_path(f"{listing}/{_LIST_NAME}", store_dir)
     text = Path(listing).read_bytes().decode("utf-8", "surrogateescape")
@@ -89,6 +91,15 @@ def read_closure(source: str, *, store_dir: str = STORE_DIR) -> Closure:
     except InvalidArgumentError as exc:
         raise InvalidArgumentError(f"closure {shorten(source)}, {exc.message}") from exc
     return Closure(paths=tuple(paths), info=_info_of(listing, store_dir))
+
+
+def _is_stream(path: str) -> bool:
+    """Whether a path leads to a pipe or a terminal, which has no other path than that."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _info_of(listing: str, store_dir: str) -> StorePath | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_a_list_elsewhere_is_a_mere_list(store: FakeStore, info: str, tmp_path: 
         closure = read_closure(source, store_dir=store.dir)
         assert len(closure.paths) == 2
         assert closure.info is None
+
+
+def test_a_list_from_a_pipe(store: FakeStore, info: str) -> None:
+    """As a shell's <(...) gives it: its path leads to something that has no other."""
+    reader, writer = os.pipe()
+    os.write(writer, Path(info, "store-paths").read_bytes())
+    os.close(writer)
+    try:
+        closure = read_closure(f"/dev/fd/{reader}", store_dir=store.dir)
+    finally:
+        os.close(reader)
+    assert len(closure.paths) == 2
+    assert closure.info is None
 
 
 def test_bad_sources_are_named(store: FakeStore, tmp_path: Path) -> None:
