@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nixsnap.api import progress_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc
 from nixsnap.assembly import assemble, make_inspector, prepare_views
@@ -25,6 +25,7 @@ from nixsnap.nix.realise import Realiser
 from nixsnap.notify import notify
 from nixsnap.periodic import periodically
 from nixsnap.rootlock import hold_root
+from nixsnap.services.health import HealthService
 from nixsnap.services.progress import ProgressService
 from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.serving.choice import make_server
@@ -179,7 +180,7 @@ def _read_one(fd: int) -> None:
 @contextmanager
 def _serving(server: grpc.Server, address: Path, realiser: Realiser) -> Iterator[None]:
     """Serve on a Unix socket that only our own user can reach; at the end calls in flight finish first."""
-    servicer = health.HealthServicer(experimental_non_blocking=False)
+    servicer = HealthService()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     with socket_place(address):
         with _umask(0o177):  # nobody else may connect, not even in the moment between bind and a chmod
@@ -190,7 +191,7 @@ def _serving(server: grpc.Server, address: Path, realiser: Realiser) -> Iterator
         try:
             yield
         finally:
-            servicer.enter_graceful_shutdown()
+            servicer.end()
             _stop(server, realiser)
 
 

@@ -78,6 +78,15 @@ def test_health_service(nixsnap):
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_clients_that_watch_do_not_hold_up_the_end(nixsnap):
+    """Watching is all that health checks of other programs do (gRPC's health checking protocol)."""
+    with grpc.insecure_channel(f"unix://{nixsnap.address}") as channel:
+        told = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(told).status == health_pb2.HealthCheckResponse.SERVING
+        assert nixsnap.stop() == 0
+        assert [answer.status for answer in told] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
 def test_socket_and_root_are_roots_alone(nixsnap):
     """Whoever reaches the socket mounts file systems, and layers hold setuid programs of every age."""
     assert oct(nixsnap.address.stat().st_mode & 0o777) == "0o600"
