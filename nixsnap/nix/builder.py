@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from nixsnap.config import NixConfig
-from nixsnap.errors import UnavailableError
+from nixsnap.errors import NixsnapError, UnavailableError
 from nixsnap.nix import process
 from nixsnap.nix.caller import Caller
 from nixsnap.nix.closureinfo import read_closure_info
@@ -22,6 +22,10 @@ from nixsnap.nix.storepath import StorePath
 from nixsnap.nix.watchdog import watchdog
 
 _AT_ONCE: Final = 8
+
+
+class _LinkLostError(Exception):
+    """The program failed when those for whom it was called had gone, with the directory of its out-link."""
 
 
 class ExternalBuilder:
@@ -76,7 +80,12 @@ class ExternalBuilder:
         def build(flight: Flight[StorePath, Path]) -> Path:
             (path,) = flight.keys
             out_link = gcroots / path.name
-            self._build(path, out_link, flight.caller)
+            try:
+                self._build(path, out_link, flight.caller)
+            except NixsnapError as exc:
+                if gcroots.is_dir():
+                    raise
+                raise _LinkLostError from exc
             return out_link
 
         with contextlib.ExitStack() as stack:
@@ -94,10 +103,11 @@ class ExternalBuilder:
     ) -> None:
         while not flight.future.done():
             await_first([flight], caller, timeout_seconds=None, waiting_for=str(path))
-        if flight.future.exception() is None and flight.future.result() == out_link:
+        error = flight.future.exception()
+        if error is None and flight.future.result() == out_link:
             return
-        if flight.future.exception() is not None and not flight.caller.gone:
-            flight.future.result()  # raises
+        if error is not None and not isinstance(error, _LinkLostError) and not flight.caller.gone:
+            raise error
         self._build(path, out_link, caller)
 
     def _build(self, path: StorePath, out_link: Path, caller: Caller) -> None:
@@ -119,6 +129,7 @@ class ExternalBuilder:
                     purpose=f"realise {path}",
                     caller=call,
                     heard=heard,
+                    only_words=True,
                 )
             except process.ProgramError as exc:
                 caller.check(waiting_for=str(path))

@@ -58,6 +58,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     caller: Caller | None = None,
     heard: Callable[[bytes], bool] | None = None,
+    only_words: bool = False,
 ) -> Output:
     """Run a program to its end.
 
@@ -70,13 +71,15 @@ def run(
         environment: Variables put over our own.
         caller: The program is ended when this one goes away.
         heard: Called with each line of its standard error; whether that line is worth keeping for an error.
+        only_words: Its standard output is for people too, and goes where its standard error goes.
 
     Raises:
         FailedPreconditionError: There is no such program.
         UnavailableError: nixsnap is stopping.
         ProgramError: It failed, or was ended.
     """
-    process = spawn(arguments, purpose=purpose, environment=environment)
+    stderr_to = subprocess.STDOUT if only_words else subprocess.PIPE
+    process = spawn(arguments, purpose=purpose, environment=environment, stderr=stderr_to)
     told = contextlib.nullcontext() if caller is None else caller.told(lambda: end(process))
     try:
         with told:
@@ -95,6 +98,7 @@ def spawn(
     purpose: str,
     environment: Mapping[str, str] | None = None,
     stdin: int = subprocess.DEVNULL,
+    stderr: int = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     """Start a program, whose outputs are pipes, for the caller to `reap` in the end.
 
@@ -109,7 +113,7 @@ def spawn(
                 arguments,
                 stdin=stdin,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=stderr,
                 # A group of its own: what the service manager or a terminal sends to ours is for us to pass on.
                 start_new_session=True,
                 env={**os.environ, **_carried, **(environment or {})},
@@ -233,9 +237,10 @@ def _read(process: subprocess.Popen[bytes], heard: Callable[[bytes], bool] | Non
     is shared).
     """
     stdout, stderr = bytearray(), _Tail(heard)
+    take_stdout = stderr.add if process.stderr is None else stdout.extend
     takers: dict[int, Callable[[bytes], object]] = {}
     with selectors.DefaultSelector() as selector, _opened_pidfd(process) as pid_fd:
-        for pipe, take in ((process.stdout, stdout.extend), (process.stderr, stderr.add)):
+        for pipe, take in ((process.stdout, take_stdout), (process.stderr, stderr.add)):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
                 takers[pipe.fileno()] = take

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -59,9 +60,10 @@ def test_program_that_does_nothing_is_found_out(bed):
         make(bed, "").realise(PATHS, gcroots=bed / "roots")
 
 
-def test_program_that_fails_after_megabytes(bed):
+@pytest.mark.parametrize("where", ["1", "2"], ids=["standard output", "standard error"])
+def test_program_that_fails_after_megabytes(bed, where):
     """A full pipe wedges nothing, and the last of its words is in the error."""
-    script = "head -c 8000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo it rains >&2; exit 3"
+    script = f"exec >&{where}; head -c 8000000 /dev/zero | tr '\\0' x; echo; echo it rains; exit 3"
     with pytest.raises(UnavailableError, match=f"cannot realise {path('a')}: (?s:.*)it rains"):
         make(bed, script).realise(PATHS, gcroots=bed / "roots")
 
@@ -73,9 +75,10 @@ def test_silent_program_is_ended(bed):
     assert "stall_seconds" in raised.value.hint
 
 
-def test_program_that_talks_may_take_its_time(bed):
-    """Lines on its standard error show that it lives."""
-    script = "for i in 1 2 3 4 5 6; do echo $i >&2; sleep 0.1; done"
+@pytest.mark.parametrize("where", ["1", "2"], ids=["standard output", "standard error"])
+def test_program_that_talks_may_take_its_time(bed, where):
+    """Lines show that it lives, wherever it writes them."""
+    script = f"for i in 1 2 3 4 5 6; do echo $i >&{where}; sleep 0.1; done"
     make(bed, script, stall_seconds=0.4).realise(PATHS, gcroots=bed / "roots")
 
 
@@ -105,6 +108,20 @@ def test_caller_that_goes_away_returns_and_the_work_goes_on_for_a_retry(bed):
     assert not (bed / "long").exists()
     builder.realise(request, gcroots=bed / "roots")
     assert calls(bed) == [f"{bed}/roots/{path('a').name} {path('a')}"]
+
+
+def test_the_one_who_began_has_gone_with_its_roots(bed):
+    """Its call cannot make the out-link any more, which is no failure of those who want the path too."""
+    builder = make(bed, "sleep 0.5; ln -s $2 $1", grace_seconds=30)
+    request = ClosureRequest(store_paths=(path("a"),))
+    caller = Caller()
+    threading.Timer(0.1, caller.leave).start()
+    with pytest.raises(CancelledError):
+        builder.realise(request, gcroots=bed / "roots", caller=caller)
+    shutil.rmtree(bed / "roots")
+    assert builder.realise(request, gcroots=bed / "others") == (path("a"),)
+    assert (bed / "others" / path("a").name).is_symlink()
+    assert not (bed / "roots").exists()
 
 
 def test_nobody_waits_any_more(bed):
