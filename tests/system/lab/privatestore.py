@@ -10,11 +10,19 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import attrs
 
 from lab.nix import Closure, nix_environment
 from lab.processes import run
+
+SEEING_NO_PROCESS: Final = ("unshare", "--pid", "--fork", "--mount-proc")
+"""What comes before a command that is, or asks, Nix's collector.
+
+It spares what any process of the machine has open, and fails over links of processes of which it has never heard
+(ENAMETOOLONG, where somebody stands in a very deep directory). So here it sees no process but itself.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -83,12 +91,8 @@ class PrivateStore:
         return self._run(*arguments)
 
     def collect_garbage(self) -> int:
-        """Run Nix's collector, and return how many store paths it deleted.
-
-        It spares what any process has open, and fails over links of processes of which it has never heard (ENAMETOOLONG
-        from 2.8, where somebody stands in a very deep directory). So here it sees no process but itself.
-        """
-        said = self._run("--gc", before=("unshare", "--pid", "--fork", "--mount-proc"))
+        """Run Nix's collector, and return how many store paths it deleted."""
+        said = self._run("--gc", before=SEEING_NO_PROCESS)
         found = re.search(r"(\d+) store paths deleted", said)
         assert found, said
         return int(found[1])
@@ -99,4 +103,4 @@ class PrivateStore:
 
     def live(self) -> set[str]:
         """The store paths that the collector would spare."""
-        return set(self.nix_store("--gc", "--print-live").split())
+        return set(self._run("--gc", "--print-live", before=SEEING_NO_PROCESS).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from lab import Containerd, Installation, Workspace, installed_program
 # Archives made by hand, which the unit tier tampers with as well.
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit/containerd"))
 
-_namespaces = (f"load{number}" for number in itertools.count(1))
+# runc's state directory, and cgroups, are the machine's.
+_namespaces = (f"load-{os.getpid()}-{number}" for number in itertools.count(1))
 
 
 @attrs.frozen(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,7 +37,7 @@ def test_annotations_reach_the_snapshotter(target, directory, closure, form):
 
 def test_closure_that_cannot_be_had(node, target, directory):
     """The load fails with Nix's own words, and neither containerd nor nixsnap keeps anything."""
-    lost = nix_closure(2, salt="lost")
+    lost = nix_closure(2, salt=f"lost {os.getpid()}")  # nobody else's, who would miss it
     archive = build_image(lost, directory / "app.tar", reference=REFERENCE)
     nix_closure.cache_clear()
     delete_closure(lost)

@@ -16,6 +16,7 @@ from lab import NixsnapDaemon
 from lab.binarycache import BinaryCache
 from lab.nix import Closure
 from lab.nixes import NixRelease, start_nix_daemon
+from lab.privatestore import SEEING_NO_PROCESS
 from lab.processes import Process, processes_naming, run
 
 from nixsnap.config import Config, NixAccess, NixConfig
@@ -134,8 +135,8 @@ class Bed:
 
     def live(self) -> set[str]:
         """What the collector would spare."""
-        output = run("nix-store", "--store", self.store_root, "--gc", "--print-live").stdout
-        return set(output.split())
+        command = (*SEEING_NO_PROCESS, "nix-store", "--store", self.store_root, "--gc", "--print-live")
+        return set(run(*command).stdout.split())
 
     def can_collect(self) -> bool:
         """Whether a collector could begin now."""

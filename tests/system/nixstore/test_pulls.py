@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lab import Closure, Containerd, Installation, NixsnapDaemon, build_image, installed_program, run
+from lab.containerd import unused_container_id
 from lab.processes import wait_until
 from rpc import connect
 from storebed import Bed
@@ -21,6 +22,7 @@ pytestmark = [
 
 CLIENTS = 10
 REFERENCE = "lab.invalid/app:1"
+RECORD_EXISTS = f'ctr: image "{REFERENCE}": already exists\n'
 
 Client = Callable[[Containerd, Path, str], subprocess.CompletedProcess[str]]
 
@@ -71,8 +73,9 @@ def made(nixsnap: NixsnapDaemon) -> tuple[list[str], int]:
         return rpc.list(), len(list((nixsnap.root / "gcroots").iterdir()))
 
 
-def assert_runs(containerd: Containerd, namespace: str, container: str) -> None:
+def assert_runs(containerd: Containerd, namespace: str) -> None:
     """A container of the image runs."""
+    container = unused_container_id()
     command = ("run", "--rm", "--snapshotter", "nix", REFERENCE, container, "sh", "-c", "echo up")
     assert containerd.ctr(*command, namespace=namespace).stdout == "up\n"
 
@@ -89,20 +92,26 @@ def test_ten_pulls_at_once(bed: Bed, installation: Installation, archive: Path, 
         snapshots, roots = made(nixsnap)
         assert (len(snapshots), roots) == (CLIENTS, CLIENTS)
         for name in names[:2]:
-            assert_runs(containerd, name, name)
+            assert_runs(containerd, name)
 
 
 def test_ten_pulls_into_one_namespace(bed: Bed, installation: Installation, archive: Path, client: Client):
     """One fetch, and one snapshot in the end."""
     bed.cache.delay_seconds = 0.1
     with node(bed, installation) as (nixsnap, containerd), ThreadPoolExecutor(CLIENTS) as pool:
-        for result in pool.map(lambda _: client(containerd, archive, "lab"), range(CLIENTS)):
+        results = list(pool.map(lambda _: client(containerd, archive, "lab"), range(CLIENTS)))
+        if (
+            client is ctr
+        ):  # it makes the image's record where it found none, and somebody may have made it since
+            results = [result for result in results if result.stderr != RECORD_EXISTS]
+        assert results
+        for result in results:
             assert result.returncode == 0, result.stderr
         assert len(bed.cache.nars) == len(set(bed.cache.nars))
         containerd.collect_garbage()  # which removes what its clients removed
         snapshots, roots = made(nixsnap)
         assert (len(snapshots), roots) == (1, 1)
-        assert_runs(containerd, "lab", "one")
+        assert_runs(containerd, "lab")
 
 
 def test_cache_killed_in_the_midst_of_a_pull(
@@ -125,4 +134,4 @@ def test_cache_killed_in_the_midst_of_a_pull(
         retry = client(containerd, archive, "lab")
         assert retry.returncode == 0, retry.stderr
         assert made(nixsnap)[1] == 1
-        assert_runs(containerd, "lab", "retried")
+        assert_runs(containerd, "lab")

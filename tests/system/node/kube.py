@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from lab.nix import nix_environment
 from lab.processes import wait_until
 
 PAUSE = "lab.invalid/pause:1"
+NETWORK = f"198.{18 + os.getpid() // 256 % 2}.{os.getpid() % 256}."
+"""How the addresses of pods begin: the host gets a route to each, and other runs have pods at the same time."""
 
 ARCHIVE = """
 { builder, closureInfo, config, roots, options, name }:
@@ -84,7 +87,7 @@ class KubeNode:
 
     def run_pod_in_a_network(self, name: str, *, first_id: int | None = None) -> Pod:
         """Run a pod in a network namespace of its own, with a veth pair made by the ptp plug-in of CNI."""
-        ipam = {"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": str(self.directory / "ipam")}
+        ipam = {"type": "host-local", "subnet": f"{NETWORK}0/24", "dataDir": str(self.directory / "ipam")}
         network = {"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "ptp", "ipam": ipam}]}
         (self.directory / "c/cni").mkdir(exist_ok=True)
         (self.directory / "c/cni/10-lab.conflist").write_text(json.dumps(network))

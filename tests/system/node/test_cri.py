@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from kube import store_archive
+from kube import NETWORK, store_archive
 from lab import NixsnapDaemon, add_plain_layer, build_image, build_plain_image, nix_closure, run
 from lab.daemon import installed_program
 from lab.nix import nix_store
@@ -43,7 +43,7 @@ def test_pod_of_a_store_path(kube):
     assert kube.cri.image_id(reference) == image_id
     container = pod.start("app", reference, user="app")
     assert pod.exec(container, "id", "-u") == "1234\n"
-    assert "192.0.2." in pod.exec(container, "ip", "-4", "addr", "show", "eth0")
+    assert NETWORK in pod.exec(container, "ip", "-4", "addr", "show", "eth0")
     listed = pod.exec(container, "ls", "/nix/store").split()
     assert listed == sorted(path.removeprefix("/nix/store/") for path in app.paths)
     log = kube.directory / "logs/app.log"
@@ -60,11 +60,12 @@ def test_containers_of_one_pod(kube, closure):
     kube.cri.pull(reference)
     sh = f"{closure.top}/bin"
     pod = kube.run_pod_in_a_network("net")
-    server = pod.start("server", reference, [f"{sh}/sh", "-c", f"echo served | {sh}/nc -l -p 8080"])
+    # It stays when it has served: containerd may fail to stop a container that ends by itself at that moment.
+    serve = f"echo served | {sh}/nc -l -p 8080; exec {sh}/sleep 1000"
+    server = pod.start("server", reference, [f"{sh}/sh", "-c", serve])
     client = pod.start("client", reference, [f"{sh}/sleep", "1000"])
-    assert (
-        pod.exec(client, f"{sh}/sh", "-c", f"{sh}/sleep 1; {sh}/nc 127.0.0.1 8080 < /dev/null") == "served\n"
-    )
+    ask = f"until {sh}/nc 127.0.0.1 8080 < /dev/null 2> /dev/null; do {sh}/sleep 0.1; done"
+    assert pod.exec(client, f"{sh}/sh", "-c", ask) == "served\n"
     assert server != client
     pod.remove()
 
