@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import enum
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -22,6 +23,7 @@ from nixsnap.nix.progress import Progress, ProgressSink, ignore
 _JSON_PREFIX: Final = b"@nix "
 _KEPT_LINES: Final = 40
 _LINE_LIMIT: Final = 4096
+_FETCHED: Final = re.compile(r"(this path|these \d+ paths) will be fetched ")
 _INTERVAL_SECONDS: Final = 0.1
 _ERROR_LEVELS: Final = 2  # error, warning and notice; what comes after that is chatter
 
@@ -66,7 +68,8 @@ class Activities:
         self._running: dict[int, _Activity] = {}
         self._caches: dict[str, None] = {}  # in the order in which they were asked
         self._unknown: dict[str, None] = {}
-        self._lists_unknown = False
+        self._fetchable: dict[str, None] = {}
+        self._listed: dict[str, None] | None = None  # which of these a list that has begun is of
         self._latest: dict[int, dict[int, Sequence[int | str]]] = {}  # what was said last of what
         self._bytes_copied = 0  # by copies that have ended
         self._progress = Progress()
@@ -89,6 +92,11 @@ class Activities:
     def unknown(self) -> list[str]:
         """The store paths of which a program said, before it began, that no cache has them."""
         return list(self._unknown)
+
+    @property
+    def fetchable(self) -> list[str]:
+        """The store paths of which a program said, before it began, that it would fetch them."""
+        return list(self._fetchable)
 
     def said(self, text: str) -> None:
         """A line of log."""
@@ -155,11 +163,15 @@ class Activities:
                     self.said(event["msg"])
 
     def _announced(self, text: str) -> None:
-        """A line that may be of the list of what is in no cache (`src/libmain/shared.cc`, printMissing)."""
-        if self._lists_unknown and text.startswith("  /"):
-            self._unknown[text.strip()] = None
+        """A line that may be of a list of what is in some cache, or in none (`src/libmain/shared.cc`, printMissing)."""
+        if self._listed is not None and text.startswith("  /"):
+            self._listed[text.strip()] = None
+        elif text.startswith("don't know how to build these paths"):
+            self._listed = self._unknown
+        elif _FETCHED.match(text):
+            self._listed = self._fetchable
         else:
-            self._lists_unknown = text.startswith("don't know how to build these paths")
+            self._listed = None
 
     def _advance(self, activity: _Activity, *, done: int, expected: int) -> None:
         if activity.kind == Kind.COPY_PATH:

@@ -3,7 +3,8 @@
 A session with the store lasts from the first question to the last root; what it protects, a garbage collector spares.
 Callers who want the same closure share one (see `sharing`).
 Fetches are flights of their own (see `flights`), each over a session of its own, so that they outlive the callers who
-asked for them. Of a closure only those paths get roots that nothing else in it refers to: Nix keeps the rest for them.
+asked for them; those of closures that overlap take turns at what both need (see `claims`). Of a closure only those
+paths get roots that nothing else in it refers to: Nix keeps the rest for them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -22,6 +23,7 @@ import attrs
 from nixsnap.config import NixConfig
 from nixsnap.errors import NotFoundError, UnavailableError
 from nixsnap.nix.caller import Caller
+from nixsnap.nix.claims import Claims
 from nixsnap.nix.closureinfo import read_closure_info
 from nixsnap.nix.collector import no_collector
 from nixsnap.nix.failures import LostRaceError, name_all
@@ -30,7 +32,7 @@ from nixsnap.nix.flights import Flight, Flights, await_first
 from nixsnap.nix.progress import Progress, ProgressSink, ProgressSum, ignore
 from nixsnap.nix.realise import ClosureRequest, check_present, find_missing
 from nixsnap.nix.sharing import SharedSessions
-from nixsnap.nix.store import NixStore, Questions
+from nixsnap.nix.store import NixStore, Questions, Session
 from nixsnap.nix.storepath import StorePath
 from nixsnap.nix.watchdog import watchdog
 
@@ -75,6 +77,7 @@ class NixRealiser:
         self._unattended = Caller()  # stands for those who name no caller; goes away when we close
         executor = ThreadPoolExecutor(config.max_jobs, thread_name_prefix="fetch")
         self._executor = executor
+        self._claims = Claims()
         self._flights: Flights[_Want, None] = Flights(executor, grace_seconds=config.grace_seconds)
 
     def realise(
@@ -181,23 +184,30 @@ class NixRealiser:
         log.info("fetched %d store paths seconds=%.1f", len(wants), time.monotonic() - started_seconds)
 
     def _call(self, wants: Collection[_Want], call: Caller, progress: ProgressSink) -> None:
-        paths = [want.path for want in wants]
         repair = [want.path for want in wants if want.repair]
-        limit_seconds = self._config.stall_seconds
-        with (
-            self._nix.open(call) as session,
-            watchdog(session.heard_seconds, limit_seconds=limit_seconds, bite=call.leave) as watch,
-        ):
-            try:
-                if repair:
-                    log.warning(
-                        "store paths are gone that Nix has on record paths=%d first=%s",
-                        len(repair),
-                        repair[0],
-                    )
+        rest = [want.path for want in wants if not want.repair]
+        with self._nix.open(call) as session:
+            if repair:
+                log.warning(
+                    "store paths are gone that Nix has on record paths=%d first=%s", len(repair), repair[0]
+                )
+                with self._heard(session, call, repair):
                     session.fetch(repair, repair=True, progress=progress)
-                if rest := [want.path for want in wants if not want.repair]:
-                    session.fetch(rest, repair=False, progress=progress)
+            if rest:
+                with self._heard(session, call, rest):
+                    needed = session.would_fetch(rest)
+                with self._claims.made(needed) as claim:
+                    claim.await_earlier(session.valid, call)
+                    with self._heard(session, call, rest):
+                        session.fetch(rest, repair=False, progress=progress)
+
+    @contextlib.contextmanager
+    def _heard(self, session: Session, call: Caller, paths: Collection[StorePath]) -> Iterator[None]:
+        """End the call if nothing is heard of it for long within the block."""
+        limit_seconds = self._config.stall_seconds
+        with watchdog(session.heard_seconds, limit_seconds=limit_seconds, bite=call.leave) as watch:
+            try:
+                yield
             except Exception as exc:
                 if watch.bitten:
                     raise UnavailableError(

@@ -125,6 +125,18 @@ class ProgramSession:
                 made.rename(name)
             done += len(batch)
 
+    def would_fetch(self, paths: Collection[StorePath]) -> Collection[StorePath]:
+        """As `Session.would_fetch` says."""
+        fetched: dict[str, None] = {}
+        for batch in _batches(paths):
+            try:
+                self._realise(["--dry-run", *map(str, batch)], batch)
+            except process.ProgramError as exc:
+                raise self._failure(batch, exc).error() from exc
+            fetched |= dict.fromkeys(self._activities.fetchable)
+        store_dir = next(iter(paths)).store_dir
+        return [StorePath.parse(text, store_dir=store_dir) for text in fetched]
+
     def fetch(
         self, paths: Collection[StorePath], *, repair: bool = False, progress: ProgressSink = ignore
     ) -> None:

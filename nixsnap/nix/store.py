@@ -44,6 +44,16 @@ class Questions(Protocol):
 class Session(Questions, Protocol):
     """A talk with the store, for one thread at a time."""
 
+    def would_fetch(self, paths: Collection[StorePath]) -> Collection[StorePath]:
+        """What a fetch of `paths` would take from caches: they and what they refer to, but for what is present.
+
+        It asks caches no more than the fetch itself would, which finds the answers remembered.
+
+        Raises:
+            NixsnapError: A cache fails; so would the fetch.
+        """
+        ...
+
     def fetch(self, paths: Collection[StorePath], *, repair: bool, progress: ProgressSink) -> None:
         """Fetch store paths and what they refer to, in one call.
 

@@ -24,7 +24,8 @@ def watchdog(
     """Watch over the block.
 
     Args:
-        heard_seconds: When something was last heard, by the monotonic clock; called on another thread.
+        heard_seconds: When something was last heard, by the monotonic clock; called on another thread. What was
+            before the block does not count as silence.
         limit_seconds: How long silence may last; 0 is for ever.
         bite: Ends the work; called once, on another thread.
     """
@@ -33,9 +34,10 @@ def watchdog(
         yield watch
         return
     over = threading.Event()
+    begun_seconds = time.monotonic()
 
     def guard() -> None:
-        while (left := heard_seconds() + limit_seconds - time.monotonic()) > 0:
+        while (left := max(begun_seconds, heard_seconds()) + limit_seconds - time.monotonic()) > 0:
             if over.wait(left):
                 return
         watch.bitten = True

@@ -84,6 +84,14 @@ def _broken(error: ProtocolError, transport: Transport) -> NixsnapError:
     )
 
 
+@attrs.frozen(kw_only=True)
+class _Missing:
+    """Of some paths and what they refer to: what would be fetched, and what no cache has."""
+
+    fetched: list[StorePath]
+    unknown: list[StorePath]
+
+
 class DaemonSession:
     """A session over one connection, which whoever made it closes."""
 
@@ -141,6 +149,13 @@ class DaemonSession:
             Operation.ADD_INDIRECT_ROOT, (string(str(root)) for root in roots), Reader.number
         )
 
+    def would_fetch(self, paths: Collection[StorePath]) -> Collection[StorePath]:
+        """As `Session.would_fetch` says."""
+        try:
+            return self._query_missing(paths).fetched
+        except DaemonError as exc:
+            raise self._failure(paths, exc).error() from exc
+
     def fetch(
         self, paths: Collection[StorePath], *, repair: bool = False, progress: ProgressSink = ignore
     ) -> None:
@@ -181,16 +196,20 @@ class DaemonSession:
     def _unknown(self, paths: Collection[StorePath]) -> list[StorePath]:
         """Those of `paths` and of what they refer to that no cache has; the daemon has just looked for them all."""
         try:
-            answer = self._connection.call(Operation.QUERY_MISSING, strings(map(str, paths)))
+            return sorted(self._query_missing(paths).unknown)
         except DaemonError:
             return []  # a cache that fails has been reported already
-        answer.strings()  # what would be built
-        answer.strings()  # what would be fetched
-        unknown = answer.strings()
-        answer.number()
-        answer.number()
+
+    def _query_missing(self, paths: Collection[StorePath]) -> _Missing:
+        answer = self._connection.call(Operation.QUERY_MISSING, strings(map(str, paths)))
+        _built, fetched, unknown = answer.strings(), answer.strings(), answer.strings()
+        for _ in ("bytes to fetch", "bytes unpacked"):
+            answer.number()
         store_dir = next(iter(paths)).store_dir
-        return sorted(StorePath.parse(text, store_dir=store_dir) for text in unknown)
+        return _Missing(
+            fetched=[StorePath.parse(text, store_dir=store_dir) for text in fetched],
+            unknown=[StorePath.parse(text, store_dir=store_dir) for text in unknown],
+        )
 
     def _build_from_derivations(self, failure: failures.Failure, mode: int) -> None:
         """Build what no cache has, and then fetch what could not be for want of it."""

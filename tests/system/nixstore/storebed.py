@@ -58,9 +58,9 @@ class Bed:
         """A configuration that trusts the cache; `nix` are other settings of the [nix] table."""
         return Config(store_root=self.store_root, nix=NixConfig(**self._settings(nix)))
 
-    def start_nixsnap(self, **nix: object) -> NixsnapDaemon:
-        """A daemon with such a configuration; a second time it has the root of the first."""
-        config = [f"store_root = {json.dumps(str(self.store_root))}", "[image_service]", "enable = false"]
+    def file(self, **nix: object) -> str:
+        """Such a configuration as a file holds it, but for the image service's table."""
+        config = [f"store_root = {json.dumps(str(self.store_root))}"]
         settings = self._settings(nix)
         options = settings.pop("extra_options")
         config += ["[nix]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
@@ -68,9 +68,14 @@ class Bed:
             "[nix.extra_options]",
             *(f"{name} = {json.dumps(value)}" for name, value in options.items()),
         ]
+        return "".join(f"{line}\n" for line in config)
+
+    def start_nixsnap(self, **nix: object) -> NixsnapDaemon:
+        """A daemon with such a configuration; a second time it has the root of the first."""
+        config = f"{self.file(**nix)}[image_service]\nenable = false\n"
         directory = self.directory / "n"
         directory.mkdir(exist_ok=True)
-        return NixsnapDaemon.start(directory, config="\n".join(config))
+        return NixsnapDaemon.start(directory, config=config)
 
     @contextmanager
     def nixsnap(self, **nix: object) -> Iterator[NixsnapDaemon]:
@@ -96,6 +101,19 @@ class Bed:
     def publish(self, *closures: Closure) -> None:
         """Put closures with their closureInfos into the cache, signed."""
         self.cache.publish([closure.info for closure in closures], secret_key=self.secret_key)
+
+    def bring_busybox(self, closure: Closure) -> None:
+        """Have the store hold what all closures of the lab share, so that those of different salts share nothing."""
+        (busybox,) = (path for path in closure.paths if path.endswith("-busybox-static"))
+        request = ClosureRequest(store_paths=(StorePath.parse(busybox),))
+        self.realiser().realise(request, gcroots=self.roots("busybox"))
+        self.cache.requests.clear()
+
+    def nar(self, store_path: str) -> str:
+        """The path that the cache is asked for a store path's content."""
+        info = (self.cache.directory / f"{Path(store_path).name[:32]}.narinfo").read_text()
+        (url,) = (line.removeprefix("URL: ") for line in info.splitlines() if line.startswith("URL: "))
+        return f"/{url}"
 
     def has(self, store_path: str) -> bool:
         """Whether the store holds a store path."""

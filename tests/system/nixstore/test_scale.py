@@ -56,11 +56,19 @@ def fetches_begun(caplog: pytest.LogCaptureFixture) -> int:
     return sum(bool(re.match(r"fetching \d+ store paths first=", message)) for message in caplog.messages)
 
 
+def in_the_midst(bed: Bed, closures: list[Closure]) -> int:
+    """Of how many closures the cache has been asked for content."""
+    asked = set(bed.cache.nars)
+    return sum(any(bed.nar(path) in asked for path in closure.paths) for closure in closures)
+
+
 def test_no_more_calls_of_nix_at_once_than_configured(bed: Bed, caplog: pytest.LogCaptureFixture):
     """Others wait their turn, each takes the place of one that has ended, and all are served."""
     caplog.set_level("INFO", logger="nixsnap.nix.engine")
     closures: list[Closure] = [nix_closure(2, salt=f"turn {number}") for number in range(CALLS)]
     bed.publish(*closures)
+    bed.bring_busybox(closures[0])
+    caplog.clear()
     bed.cache.held.clear()
     realiser = bed.realiser(max_jobs=MAX_JOBS)
     with ThreadPoolExecutor(CALLS) as pool:
@@ -71,7 +79,7 @@ def test_no_more_calls_of_nix_at_once_than_configured(bed: Bed, caplog: pytest.L
         try:
             # All have asked what is missing, and wait for it: in the air or on the ground.
             wait_until(lambda: len(wanted(realiser)) == CALLS, what="all pulls to want something")
-            wait_until(lambda: len(bed.cache.nars) >= MAX_JOBS, what="as many fetches as may be")
+            wait_until(lambda: in_the_midst(bed, closures) >= MAX_JOBS, what="as many fetches as may be")
             assert fetches_begun(caplog) == MAX_JOBS
             infos = {request for request in bed.cache.requests if request.endswith(".narinfo")}
             asked = [c for c in closures if f"/{c.info.rpartition('/')[2][:32]}.narinfo" in infos]

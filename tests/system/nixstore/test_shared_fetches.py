@@ -144,12 +144,56 @@ def test_two_images_that_overlap(bed: Bed):
     with bed.nixsnap() as nixsnap, connect(nixsnap.address) as rpc:
         for call in [ask(rpc, closure.top, closure) for closure in closures]:
             call.result()
-        if not bed.release.fetches_in_parallel:
-            # A Nix that does may begin on a path while another of its processes holds the lock on it, and throws away
-            # what it has read by then (libstore/local-store.cc, addToStore).
-            assert_fetched_once(bed, *closures)
+        assert_fetched_once(bed, *closures)
         for closure in closures:
             assert_whole(bed, nixsnap, rpc, closure.top, closure)
+
+
+def test_images_that_have_nothing_in_common(bed: Bed):
+    """Neither waits for the other."""
+    closures = [nix_closure(2, salt=f"disjoint {number}") for number in range(3)]
+    bed.publish(*closures)
+    bed.bring_busybox(closures[0])
+    bed.cache.held.clear()
+    nars = [{bed.nar(path) for path in (*closure.paths, closure.info)} for closure in closures]
+    with bed.nixsnap() as nixsnap, connect(nixsnap.address) as rpc:
+        calls = [ask(rpc, closure.top, closure) for closure in closures]
+        wait_until(
+            lambda: all(map(set(bed.cache.nars).intersection, nars)), what="content of each to be asked for"
+        )
+        bed.cache.held.set()
+        for call, closure in zip(calls, closures, strict=True):
+            call.result()
+            assert_whole(bed, nixsnap, rpc, closure.top, closure)
+
+
+@pytest.mark.parametrize("ending", ["given up", "failed"])
+def test_the_first_of_two_images_that_overlap_is_not_had(bed: Bed, ending: str):
+    """Its client goes away, or a part of its own is lacking: the second waits no longer and fetches what both need."""
+    first, second = nix_closure(4, salt="bereft"), nix_closure(5, salt="bereft")
+    bed.publish(first, second)
+    if ending == "failed":
+        (bed.cache.directory / bed.nar(first.info).lstrip("/")).unlink()
+    bed.cache.held.clear()
+    with bed.nixsnap(grace_seconds=0.2) as nixsnap, connect(nixsnap.address) as rpc:
+        doomed = ask(rpc, "first", first)
+        wait_until(lambda: bool(bed.cache.nars), what="the first fetch")
+        call = ask(rpc, "second", second)
+        wait_until(
+            lambda: any(Path(second.info).name[:32] in path for path in bed.cache.requests),
+            what="the second to ask what it needs",
+        )
+        if ending == "given up":
+            asked_by_first = len(bed.cache.nars)
+            doomed.cancel()
+            wait_until(lambda: len(bed.cache.nars) > asked_by_first, what="the second fetch")
+        bed.cache.held.set()
+        call.result()
+        if ending == "failed":
+            assert doomed.exception().code() is grpc.StatusCode.NOT_FOUND
+            asked = [path for path in bed.cache.nars if path != bed.nar(first.info)]
+            assert len(asked) == len(set(asked))
+        assert_whole(bed, nixsnap, rpc, "second", second)
 
 
 def test_daemon_killed_in_the_midst_of_a_fetch(bed: Bed, small: Closure):
