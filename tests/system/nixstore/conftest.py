@@ -17,7 +17,9 @@ from storebed import Bed
 
 from nixsnap.config import NixAccess
 
-sys.path.append(str(Path(__file__).parents[1] / "node"))  # `import rpc`
+sys.path += [
+    str(Path(__file__).parents[1] / name) for name in ("node", "push")
+]  # `import rpc`, `import registries`
 
 WAYS = ("socket", "own-process", "programs")
 
