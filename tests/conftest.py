@@ -19,6 +19,7 @@ sys.path.insert(0, str(HERE / "system"))  # `import lab` works from every tier
 
 from lab import Closure, Workspace, mounts_below, nix_closure, processes, unmount_below  # noqa: E402
 from lab.machine import describe_machine  # noqa: E402
+from lab.mounts import part_from_host  # noqa: E402
 from lab.place import AS_USER  # noqa: E402
 from lab.requirements import need_nix  # noqa: E402
 
@@ -27,6 +28,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our own options."""
     parser.addoption("--keep-workspace", action="store_true", help="leave the files of system tests behind")
     parser.addoption("--containerd", metavar="SERIES", help="test with this series of containerd alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run in several processes, give each its own mounts: what a test counts is then of its own making."""
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        part_from_host()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Say which tests one process runs one after the other."""
+    from lab.parallel import Scheduling  # noqa: PLC0415 - what it imports is here if this is called
+
+    return Scheduling(config, log)
 
 
 def pytest_report_header() -> list[str]:

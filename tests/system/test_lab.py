@@ -19,6 +19,7 @@ from lab import (
     run,
 )
 from lab.nix import delete_closure, nix_store
+from lab.parallel import togetherness
 from lab.processes import processes_naming
 from lab.requirements import need_nix
 
@@ -101,10 +102,43 @@ def test_workspaces_do_not_sweep_each_other(workspace: Workspace):
     assert workspace.path.is_dir()
 
 
+def test_process_of_a_run_has_mounts_of_its_own(directory: Path):
+    """What one of several processes mounts is in its own table of mounts, and goes with it."""
+    script = (
+        "import subprocess; from lab.mounts import mounts_below, part_from_host; from pathlib import Path;"
+        "part_from_host();"
+        f"subprocess.run(['mount', '-t', 'tmpfs', 'tmpfs', '{directory}'], check=True);"
+        f"print(len(mounts_below(Path('{directory}'))), flush=True); input()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "1\n"
+        assert mounts_below(directory) == []
+        process.communicate("\n")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("test", "together"),
+    [
+        ("a/test_b.py::test_c", "a/test_b.py"),
+        ("a/test_b.py::test_c[x-1]", "a/test_b.py"),
+        ("a/test_b.py::test_c[containerd-1.6]", "a/test_b.py containerd-1.6"),
+        ("a/test_b.py::test_c[host-containerd-2-x]", "a/test_b.py containerd-2"),
+        ("a/test_b.py::test_c[rootlesskit-2-utsns-node/test_d.py]", "a/test_b.py rootlesskit-2-utsns"),
+    ],
+)
+def test_what_one_process_runs(test: str, together: str):
+    """A module's tests with the same containerd, or in the same namespaces, stay together."""
+    assert togetherness(test) == together
+
+
 def test_closure_is_complete():
     """A closure is its dependencies of every kind, busybox and the application, as Nix counts them."""
     need_nix()
-    closure = nix_closure(6, salt="complete", kinds=("directory", "file", "executable"))
+    closure = nix_closure(6, salt=f"complete {os.getpid()}", kinds=("directory", "file", "executable"))
     assert list(closure.paths) == sorted(nix_store("--query", "--requisites", closure.top))
     assert len(closure.paths) == 6 + 2
     assert closure.store_paths_file.read_text().split() == list(closure.paths)

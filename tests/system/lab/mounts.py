@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 
 MNT_DETACH = 2
+CLONE_NEWNS, MS_REC, MS_SLAVE = 0x20000, 0x4000, 0x80000
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,7 +66,17 @@ def unmount_below(directory: Path) -> list[Path]:
     """Detach every mount at or beneath `directory`, the newest first; return where they were."""
     points = [mount.point for mount in reversed(mounts_below(directory))]
     for point in points:
-        if _libc.umount2(os.fsencode(point), MNT_DETACH) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"umount2: {os.strerror(code)}", str(point))
+        _check("umount2", _libc.umount2(os.fsencode(point), MNT_DETACH), str(point))
     return points
+
+
+def part_from_host() -> None:
+    """Give this process a mount namespace of its own: what it mounts, nobody else sees."""
+    _check("unshare", _libc.unshare(CLONE_NEWNS))
+    _check("mount", _libc.mount(None, b"/", None, MS_REC | MS_SLAVE, None), "/")
+
+
+def _check(call: str, result: int, *path: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}", *path)
