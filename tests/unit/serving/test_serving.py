@@ -496,7 +496,7 @@ def unary_call(method: str) -> bytes:
     return preface + begin + frame(0, 1, 1, bytes(5))
 
 
-# grpcio's own may close the connection while its client still grants it room, and the client then loses what it has not read.
+# grpcio's may close the connection while its client still grants it room, which then loses what it has not read.
 @pytest.mark.parametrize("bed", [own], indirect=True, ids=["own"])
 def test_answers_at_the_stop_arrive(bed: Bed, gate: threading.Event):
     """The last call's answer has left us, however large it is, before its connection is ended."""
