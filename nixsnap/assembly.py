@@ -19,10 +19,12 @@ from nixsnap.mounts.trial import Feature
 from nixsnap.nix.realise import Realiser
 from nixsnap.nix.roots import RootInspector
 from nixsnap.snapshots import kinds
+from nixsnap.snapshots.closures import Closures
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.mapped import MappedMounter
 from nixsnap.snapshots.mounter import ViewMounter
-from nixsnap.snapshots.snapshotter import Settings, Snapshotter
+from nixsnap.snapshots.presenter import Presenter
+from nixsnap.snapshots.snapshotter import Snapshotter
 from nixsnap.snapshots.stubs import StubMaker
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.upkeep import Upkeep
@@ -114,21 +116,26 @@ def assemble(
     upkeep = Upkeep(
         layout=layout, store=store, realiser=realiser, inspector=make_inspector(config), mounter=mounter
     )
-    snapshotter = Snapshotter(
+    closures = Closures(
+        layout=layout,
+        realiser=realiser,
+        stubs=stubs,
+        store_dir=config.store_dir,
+        are_inferred=config.infer_nix_layers,
+    )
+    presenter = Presenter(
         layout=layout,
         store=store,
-        realiser=realiser,
         mounter=mounter,
-        sweeper=sweeper,
         upkeep=upkeep,
-        settings=Settings(
-            kind=views.kind,
-            overlay_options=_overlay_options(userxattr=views.userxattr),
-            plain_options=_plain_options(),
-            infer_nix_layers=config.infer_nix_layers,
-            # Without idmapped layers slow_chown has its way, and that is ours.
-            map_plain=config.plain_idmap is PlainIdmap.NIXSNAP or not idmapped_layers,
-        ),
+        kind=views.kind,
+        overlay_options=_overlay_options(userxattr=views.userxattr),
+        plain_options=_plain_options(),
+        # Without idmapped layers slow_chown has its way, and that is ours.
+        map_plain=config.plain_idmap is PlainIdmap.NIXSNAP or not idmapped_layers,
+    )
+    snapshotter = Snapshotter(
+        layout=layout, store=store, closures=closures, presenter=presenter, mounter=mounter, sweeper=sweeper
     )
     return snapshotter, sweeper, upkeep
 

@@ -17,52 +17,27 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-import attrs
-
-from nixsnap.config import StoreView
 from nixsnap.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from nixsnap.metadata.reader import Reader
-from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
+from nixsnap.metadata.records import Closure, Info, Kind, Usage
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
 from nixsnap.mounts import filetrees
-from nixsnap.nix import roots
 from nixsnap.nix.caller import Caller
-from nixsnap.nix.realise import ClosureRequest, Realiser
-from nixsnap.nix.storepath import StorePath
+from nixsnap.nix.realise import ClosureRequest
 from nixsnap.snapshots import directories
-from nixsnap.snapshots.fetches import Fetches
+from nixsnap.snapshots.closures import Closures
 from nixsnap.snapshots.idmapping import GID_MAPPING, UID_MAPPING, parse_mapping, same_mapping
-from nixsnap.snapshots.inference import infer_closure
 from nixsnap.snapshots.labels import parse_closure_request
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.locks import NamedLocks
 from nixsnap.snapshots.mounter import ViewMounter
+from nixsnap.snapshots.presenter import Chain, Presenter
 from nixsnap.snapshots.reserve import Reserve
 from nixsnap.snapshots.sweep import Sweeper
-from nixsnap.snapshots.upkeep import Upkeep
-from nixsnap.snapshots.views import Mounts, ViewPlan, plan_plain, plan_view
+from nixsnap.snapshots.views import Mounts
 
 log = logging.getLogger(__name__)
-
-
-@attrs.frozen(kw_only=True)
-class Settings:
-    """What the snapshotter was told, or found out about this machine.
-
-    Attributes:
-        kind: The kind of rootfs view: `OVERLAY` or `BIND`.
-        overlay_options: What every overlay is mounted with.
-        plain_options: What those of chains without a nix layer are mounted with beside that.
-        infer_nix_layers: Recognise nix layers by their content at Commit.
-        map_plain: Map the ids of chains without a nix layer ourselves too, and do not leave it to containerd.
-    """
-
-    kind: StoreView
-    overlay_options: tuple[str, ...]
-    plain_options: tuple[str, ...] = ()
-    infer_nix_layers: bool = True
-    map_plain: bool = False
 
 
 class Snapshotter:
@@ -71,11 +46,10 @@ class Snapshotter:
     Args:
         layout: Where files lie; its directories exist.
         store: The metadata.
-        realiser: Makes closures present.
+        closures: Has the closures of nix layers made.
+        presenter: Says what shows a snapshot.
         mounter: Mounts rootfs views.
         sweeper: Removes what no snapshot owns.
-        upkeep: Fetches again what somebody took out of the store.
-        settings: See there.
 
     Attributes:
         fetches: What is being fetched now, by key.
@@ -86,21 +60,19 @@ class Snapshotter:
         *,
         layout: Layout,
         store: Store,
-        realiser: Realiser,
+        closures: Closures,
+        presenter: Presenter,
         mounter: ViewMounter,
         sweeper: Sweeper,
-        upkeep: Upkeep,
-        settings: Settings,
     ) -> None:
         self._layout = layout
         self._store = store
-        self._realiser = realiser
+        self._closures = closures
+        self.fetches = closures.fetches
+        self._presenter = presenter
         self._mounter = mounter
         self._sweeper = sweeper
-        self._upkeep = upkeep
-        self._settings = settings
         self._locks = NamedLocks()
-        self.fetches = Fetches()
         self._reserve = Reserve(layout.reserve)
         self._reserve.refill()
 
@@ -144,13 +116,13 @@ class Snapshotter:
             FailedPreconditionError: It is committed.
         """
         with self._store.read() as tx:
-            chain = _Chain.read(tx, tx.get_snapshot(key))
-        if not self._has_view(chain):
-            return self._plan_plain(chain.snapshot)
+            chain = Chain.read(tx, tx.get_snapshot(key))
+        if not self._presenter.has_view(chain):
+            return self._presenter.describe_plain(chain.snapshot)
         with self._locks.hold(key):
             with self._store.read() as tx:  # it may have gone while we waited
-                chain = _Chain.read(tx, tx.get_snapshot(key))
-            return self._mount_view(chain)
+                chain = Chain.read(tx, tx.get_snapshot(key))
+            return self._presenter.mount_view(chain)
 
     def commit(
         self, name: str, key: str, labels: Mapping[str, str], parent: str, *, caller: Caller | None = None
@@ -251,15 +223,15 @@ class Snapshotter:
     ) -> Mounts:
         """Make the directories and the row, and mount the rootfs view; `closure` is that of the snapshot itself."""
 
-        def create(tx: Writer) -> _Chain:
+        def create(tx: Writer) -> Chain:
             snapshot = tx.create(
                 kind, key, parent, labels, id=None if closure is None else closure.snapshot_id
             )
             if closure is not None:
                 tx.put_closure(closure)
             # A nix layer is about to be unpacked, which concerns its own files only.
-            nothing = _Chain(snapshot=snapshot, nix_layers=frozenset())
-            chain = _Chain.read(tx, snapshot) if closure is None else nothing
+            nothing = Chain(snapshot=snapshot, nix_layers=frozenset())
+            chain = Chain.read(tx, snapshot) if closure is None else nothing
             # Only an overlay has a work directory, and that of a rootfs view lies elsewhere.
             work = kind is Kind.ACTIVE and bool(snapshot.parent_ids) and not chain.nix_layers
             mapping = parse_mapping(labels)
@@ -271,13 +243,13 @@ class Snapshotter:
 
         chain = self._store.write(create)
         log.info("created %s key=%r id=%d parent=%r", kind.name.lower(), key, chain.snapshot.id, parent)
-        if not self._has_view(chain):
-            return self._plan_plain(chain.snapshot)
+        if not self._presenter.has_view(chain):
+            return self._presenter.describe_plain(chain.snapshot)
         return self._mount_new_view(key, chain)
 
-    def _mount_new_view(self, key: str, chain: _Chain) -> Mounts:
+    def _mount_new_view(self, key: str, chain: Chain) -> Mounts:
         try:
-            return self._mount_view(chain)
+            return self._presenter.mount_view(chain)
         except BaseException:
             self._remove(key)
             raise
@@ -295,44 +267,13 @@ class Snapshotter:
         snapshot_id = self._store.write(Writer.allocate_id)
         with self._sweeper.keep(snapshot_id):
             try:
-                closure = self._realise(request, snapshot_id, key=key, caller=caller)
+                closure = self._closures.realise(request, snapshot_id, key=key, caller=caller)
                 mount = self._create(Kind.ACTIVE, key, parent, labels, closure=closure)
             except BaseException:
-                filetrees.remove_tree(self._layout.gcroot(snapshot_id))
+                self._closures.discard_roots(snapshot_id)
                 raise
         self._mounter.stubs.begin(snapshot_id, names=closure.names)
         return mount
-
-    def _realise(
-        self,
-        request: ClosureRequest,
-        snapshot_id: int,
-        *,
-        key: str,
-        caller: Caller | None,
-        inferred: bool = False,
-    ) -> Closure:
-        log.info("realising %s key=%r id=%d", request, key, snapshot_id)
-        gcroots = self._layout.gcroot(snapshot_id)
-        with self.fetches.under_way(key) as progress:
-            store_paths = self._realiser.realise(request, gcroots=gcroots, progress=progress, caller=caller)
-        roots.seal(gcroots)
-        log.info("realised %d store paths key=%r id=%d", len(store_paths), key, snapshot_id)
-        return Closure(
-            snapshot_id=snapshot_id,
-            closure_info=None if request.closure_info is None else str(request.closure_info),
-            store_paths=map(str, store_paths),
-            inferred=inferred,
-        )
-
-    def _mount_view(self, chain: _Chain) -> Mounts:
-        snapshot = chain.snapshot
-        plan = self._plan_view(chain)
-        self._upkeep.ensure(chain.nix_layers)
-        if self._mounter.up(plan, chain=snapshot.parent_ids, names_of=self._store_names):
-            log.info("mounted rootfs view id=%d nix_layers=%d", snapshot.id, len(chain.nix_layers))
-        readonly = snapshot.kind is Kind.VIEW
-        return self._mounter.handed_out(plan, readonly=readonly, names_of=self._store_names)
 
     def _commit(
         self, name: str, key: str, labels: Mapping[str, str], parent: str, caller: Caller | None
@@ -345,15 +286,17 @@ class Snapshotter:
             closures = tx.closures_of(chain)
         if UID_MAPPING in info.labels or any(parent_id in closures for parent_id in chain[1:]):
             self._mounter.down(snapshot_id)
-        usage, inferred_names = self._examine(snapshot_id, closures)
+        names = None
+        if snapshot_id not in closures:
+            names = self._closures.infer(snapshot_id, below=closures.values())
+        usage = self._measure(snapshot_id)
         inferred = None
-        if inferred_names is not None:
-            inferred = self._realise_inferred(snapshot_id, key, inferred_names, caller)
+        if names is not None:
+            inferred = self._closures.realise_inferred(snapshot_id, names, key=key, caller=caller)
         try:
             closure = inferred or closures.get(snapshot_id)
             if closure is not None:
-                names = closure.names
-                self._mounter.stubs.ensure(snapshot_id, names=names, chain=chain)
+                self._mounter.stubs.ensure(snapshot_id, names=closure.names, chain=chain)
 
             def commit(tx: Writer) -> None:
                 if inferred is not None:
@@ -363,42 +306,9 @@ class Snapshotter:
             self._store.write(commit)
         except BaseException:
             if inferred is not None:
-                self._discard_closure(snapshot_id)
+                self._closures.discard(snapshot_id)
             raise
         log.info("committed name=%r key=%r id=%d", name, key, snapshot_id)
-
-    def _examine(
-        self, snapshot_id: int, closures: Mapping[int, Closure]
-    ) -> tuple[Usage, tuple[str, ...] | None]:
-        """Measure a layer; if nothing says that it is a nix layer, see whether its content does."""
-        names = None
-        if self._settings.infer_nix_layers and snapshot_id not in closures:
-            names = infer_closure(
-                self._layout.upper(snapshot_id),
-                store_dir=self._mounter.store_dir,
-                shown={name for closure in closures.values() for name in closure.names},
-            )
-        return self._measure(snapshot_id), names
-
-    def _realise_inferred(
-        self, snapshot_id: int, key: str, names: Sequence[str], caller: Caller | None
-    ) -> Closure:
-        log.info(
-            "inferred a nix layer from its content store_paths=%d key=%r id=%d", len(names), key, snapshot_id
-        )
-        store_dir = str(self._mounter.store_dir)
-        store_paths = tuple(StorePath(store_dir=store_dir, name=name) for name in names)
-        try:
-            request = ClosureRequest(store_paths=store_paths)
-            return self._realise(request, snapshot_id, key=key, caller=caller, inferred=True)
-        except BaseException:
-            self._discard_closure(snapshot_id)
-            raise
-
-    def _discard_closure(self, snapshot_id: int) -> None:
-        """Take back what making a snapshot a nix layer left on disk."""
-        self._mounter.stubs.remove(snapshot_id)
-        filetrees.remove_tree(self._layout.gcroot(snapshot_id))
 
     def _remove(self, key: str) -> None:
         with self._store.read() as tx:
@@ -419,7 +329,7 @@ class Snapshotter:
             if viewed:
                 filetrees.remove_tree(self._layout.work(snapshot_id))
             if nix_layer:
-                self._discard_closure(snapshot_id)
+                self._closures.discard(snapshot_id)
         except OSError:
             # The row is gone, so the call has succeeded; what is left is garbage, which the next sweep takes.
             log.warning("cannot remove all files of a removed snapshot id=%d", snapshot_id, exc_info=True)
@@ -429,51 +339,9 @@ class Snapshotter:
         if parse_mapping(labels) is not None:
             self._mounter.mapped.check()
 
-    def _has_view(self, chain: _Chain) -> bool:
-        """Whether the mount of a snapshot is a view of ours."""
-        if chain.nix_layers:
-            return True
-        snapshot = chain.snapshot
-        return self._settings.map_plain and bool(snapshot.parent_ids) and UID_MAPPING in snapshot.labels
-
-    def _plan_plain(self, snapshot: Snapshot) -> Mounts:
-        options = (*self._settings.overlay_options, *self._settings.plain_options)
-        idmap = not self._settings.map_plain
-        return (plan_plain(self._layout, snapshot, options=options, kind=self._settings.kind, idmap=idmap),)
-
-    def _plan_view(self, chain: _Chain) -> ViewPlan:
-        return plan_view(
-            self._layout,
-            chain.snapshot,
-            nix_layers=chain.nix_layers,
-            kind=self._settings.kind,
-            store=self._mounter.store,
-            options=self._settings.overlay_options,
-        )
-
-    def _store_names(self, snapshot_id: int) -> tuple[str, ...]:
-        with self._store.read() as tx:
-            return tx.closures_of([snapshot_id])[snapshot_id].names
-
     def _measure(self, snapshot_id: int) -> Usage:
         measured = filetrees.disk_usage(self._layout.upper(snapshot_id))
         return Usage(inodes=measured.inodes, size_bytes=measured.size_bytes)
-
-
-@attrs.frozen(kw_only=True)
-class _Chain:
-    """An active snapshot or a view, and the ids of the nix layers that it lies upon.
-
-    A snapshot that is a nix layer itself shows nothing of the store: it exists to be unpacked into.
-    """
-
-    snapshot: Snapshot
-    nix_layers: frozenset[int]
-
-    @classmethod
-    def read(cls, tx: Reader, snapshot: Snapshot) -> _Chain:
-        found = tx.nix_layers((snapshot.id, *snapshot.parent_ids)) if snapshot.parent_ids else ()
-        return cls(snapshot=snapshot, nix_layers=frozenset(() if snapshot.id in found else found))
 
 
 def _check_committable(tx: Reader, info: Info, name: str) -> None:
