@@ -10,6 +10,7 @@ from typing import Final
 
 from nixsnap.config import Config
 from nixsnap.places import user_places
+from nixsnap.rootless import door
 from nixsnap.rootless.findings import Finding, missing, note, ok
 from nixsnap.rootless.machine import Machine
 
@@ -28,6 +29,7 @@ def check(machine: Machine, config: Config) -> Iterator[Finding]:
     yield _readable(machine, config.host_store)
     yield _reached(machine, config)
     yield _ownership(machine, config.host_store)
+    yield door.check(machine, config)
 
 
 def _readable(machine: Machine, store: Path) -> Finding:
@@ -78,8 +80,8 @@ def _ownership(machine: Machine, store: Path) -> Finding:
         return ok(name, f"{store} is yours, so containers see it as root's")
     return note(
         name,
-        f"{store} belongs to another user, so containers see it as nobody's (nobody:nogroup)",
-        "harmless for most programs; for those that look, a store of your own (store_root)",
+        f"{store} belongs to another user, so `bind` views show it as nobody's (nobody:nogroup)",
+        "harmless for most programs; for those that look, the store door, or a store of your own (store_root)",
     )
 
 

@@ -76,6 +76,16 @@ def _attach(store: Path, door: Path, target: Path) -> str | None:
     return None
 
 
+def why_closed(store: Path, *, door: Path) -> str | None:
+    """Ask a door for a store, attach nothing, and return why it does not open; None if it does."""
+    try:
+        with ask(door) as tree:
+            _check_same(tree, store)
+    except (NixsnapError, OSError) as exc:
+        return str(exc)
+    return None
+
+
 def ask(door: Path) -> OwnedFd:
     """Return a detached mount of the machine's store, as the door at a socket hands it out.
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+from pathlib import Path
 
 from lab import installed_program, run
+from lab.processes import Process
 from lab.requirements import need_containerd
 from lab.session import Session, as_user
 
@@ -28,7 +31,14 @@ def test_nothing_is_missing(session: Session):
     assert [name for name, finding in findings.items() if finding["state"] == "missing"] == []
     assert status == 0
     noted = {name for name, finding in findings.items() if finding["state"] == "note"}
-    assert noted <= {"lingering", "cgroups", "containerd-rootless", "proxy plugin", "store ownership"}
+    assert noted <= {
+        "lingering",
+        "cgroups",
+        "containerd-rootless",
+        "proxy plugin",
+        "store ownership",
+        "store door",
+    }
     for name in (
         "subuid",
         "newuidmap",
@@ -48,6 +58,32 @@ def test_something_is_missing(session: Session):
     assert status == 1
     assert findings["XDG_RUNTIME_DIR"]["state"] == "missing"
     assert "loginctl enable-linger nixsnap-test" in str(findings["XDG_RUNTIME_DIR"]["remedy"])
+
+
+def test_store_door(session: Session, directory: Path):
+    """A door of root's that runs: the check asks it as the daemon will, and takes what another shows for closed."""
+    address = session.directory / "door.sock"
+    config = directory / "config.toml"
+    directory.chmod(0o711)
+    session.give(directory)
+    config.write_text(f'store_door = "{address}"\n')
+
+    def door() -> dict[str, str | None]:
+        command = (installed_program("nixsnap"), "rootless", "check", "--json", "--config", config)
+        result = run(*as_user(), *command, check=False, environment=session.environment)
+        return next(finding for finding in json.loads(result.stdout) if finding["name"] == "store door")
+
+    assert door()["detail"] == f"{address} is not there"
+    command = (installed_program("nixsnap"), "store-door", "--address", address)
+    process = Process.start("store-door", *command, log=directory / "door.log")
+    try:
+        process.wait_until(lambda: "serving store=/nix/store" in process.log_text(), what="serve")
+        assert door()["state"] == "ok", door()
+        assert f"granted uid={pwd.getpwnam('nixsnap-test').pw_uid}" in process.log_text()
+        address.chmod(0o600)
+        assert door()["detail"] == f"nixsnap-test may not connect to {address}"
+    finally:
+        process.stop()
 
 
 def test_for_people(session: Session):

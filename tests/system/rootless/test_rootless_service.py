@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -186,6 +187,35 @@ def test_containers_survive_the_service(user: User, closure: Closure):
     )
 
 
+def test_stop_ends_what_does_not_heed_it(user: User, closure: Closure):
+    """A service and a rootlesskit that hang are killed when their time is up, with their containers; nobody else is."""
+    user.calls("install")
+    user.calls("start")
+    load_application(user, closure)
+    user.ctr("run", "--detach", "--snapshotter", "nix", REFERENCE, "long", f"{closure.top}/bin/sleep", "1000")
+    runtime = user.session.runtime_directory / "nix-snapshotter"
+    log = user.session.directory / "bystander.log"
+    bystander = Process.start("bystander", *as_user(), "sleep", "1000", log=log)
+    try:
+        for name in ("service", "containerd"):
+            os.kill(int((runtime / f"{name}.pid").read_text().split()[0]), signal.SIGSTOP)
+        stopped = (
+            attrs.evolve(user, settings={**user.settings, "NIXSNAP_STOP_SECONDS": "1"}).calls("stop").stderr
+        )
+        assert "service (process " in stopped
+        assert "containerd (process " in stopped
+        assert stopped.count("goes on 1 s after it was told to stop, and is killed") == 2
+        assert processes_naming(user.session.directory) == []
+        assert bystander.is_running()
+        # A pid that is another's by now, as its start shows.
+        (runtime / "service.pid").write_text(f"{bystander.pid} 1\n")
+        user.calls("stop")
+        assert bystander.is_running()
+        assert not (runtime / "service.pid").exists()
+    finally:
+        bystander.stop()
+
+
 def test_says_what_is_wrong(user: User):
     """Each refusal names the thing and the way out."""
     assert "usage:" in user.calls(check=False).stderr
@@ -196,6 +226,8 @@ def test_says_what_is_wrong(user: User):
     assert "start takes no arguments" in user.calls("start", "now", check=False).stderr
     elsewhere = attrs.evolve(user, settings={"XDG_RUNTIME_DIR": "/nonexistent"})
     assert "loginctl enable-linger nixsnap-test" in elsewhere.calls("start", check=False).stderr
+    impatient = attrs.evolve(user, settings={"NIXSNAP_STOP_SECONDS": "0.5"})
+    assert "whole number from 1 on, not '0.5'" in impatient.calls("stop", check=False).stderr
     lacking = attrs.evolve(user, settings={"NIXSNAP": "/nonexistent"})
     assert "nixsnap is not on PATH" in lacking.calls("start", check=False).stderr
     bare = attrs.evolve(user, path="/usr/sbin:/usr/bin:/sbin:/bin")
@@ -223,13 +255,33 @@ def test_install_is_repeatable(user: User):
     user.calls("install")
     home = user.session.home
     files = {path: path.read_text() for path in home.rglob("*") if path.is_file()}
-    assert sorted(path.name for path in files) == ["config.toml", "config.toml", "nix-snapshotter.service"]
+    assert sorted(path.name for path in files) == [
+        "config.toml",
+        "config.toml",
+        "containerd.service",
+        "nix-snapshotter.service",
+    ]
     assert files[home / ".config/containerd/config.toml"].count("[proxy_plugins.nix]") == 1
     user.calls("install")
     assert {path: path.read_text() for path in home.rglob("*") if path.is_file()} == files
     user.calls("uninstall")
     left = sorted(path.name for path in home.rglob("*") if path.is_file())
     assert left == ["config.toml", "config.toml"]
+
+
+@pytest.mark.parametrize("has", ["unit", "nerdctl"])
+def test_install_leaves_containerd_to_who_has_it(user: User, has: str):
+    """A unit of the user's own stays as it is, also at the end; where nerdctl is, its tool for that is named."""
+    unit = user.session.home / ".config/systemd/user/containerd.service"
+    if has == "unit":
+        user.does("mkdir", "-p", unit.parent)
+        unit.write_text("[Service]\nExecStart=/bin/true\n")
+    else:
+        user.does("ln", "-s", "/bin/true", user.session.directory / "bin/containerd-rootless-setuptool.sh")
+    said = user.calls("install").stderr
+    assert ("containerd-rootless-setuptool.sh install" in said) == (has == "nerdctl")
+    user.calls("uninstall")
+    assert unit.exists() == (has == "unit")
 
 
 def test_install_keeps_a_configuration_it_cannot_add_to(user: User):
@@ -252,16 +304,10 @@ def test_unit_is_one_systemd_takes(user: User, tmp_path: Path):
     user.calls("install")
     unit = user.session.home / ".config/systemd/user/nix-snapshotter.service"
     text = unit.read_text()
-    assert f"\nExecStart={user.script} run\n" in text
+    assert f'\nExecStart="{user.script}" run\n' in text
     assert f"\nEnvironment=NIXSNAP={installed_program('nixsnap')}\n" in text
-    copy = tmp_path / unit.name
-    copy.write_text(text)
-    result = run(
-        "systemd-analyze",
-        "--user",
-        "verify",
-        "--man=no",
-        copy,
-        environment={"XDG_RUNTIME_DIR": str(tmp_path)},
-    )
+    assert f'\nExecStart="{user.script}" containerd\n' in (unit.parent / "containerd.service").read_text()
+    copies = [Path(shutil.copy(file, tmp_path)) for file in unit.parent.glob("*.service")]
+    own = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    result = run("systemd-analyze", "--user", "verify", "--man=no", *copies, environment=own)
     assert result.stdout + result.stderr == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
@@ -386,6 +387,58 @@ def test_store(fake):
     assert (found["store"].state, found["store ownership"].state) == (OK, NOTE)
     mine = attrs.evolve(fake.machine, uid=ME)
     assert by_name(store.check(mine, Config()))["store ownership"].state is OK
+
+
+def of_door(fake: Fake, machine: Machine | None = None, **settings: object) -> Finding:
+    return by_name(store.check(machine or fake.machine, Config(**settings)))["store door"]
+
+
+def test_store_door_that_is_not_there(fake):
+    """It is named, with how the machine's root makes it; who owns the store needs none, and who wants none is told."""
+    fake.directory("/nix/store")
+    finding = of_door(fake)
+    assert (finding.state, finding.detail) == (NOTE, "/run/nixsnap-store-door/door.sock is not there")
+    assert "systemctl enable --now nixsnap-store-door.socket" in finding.remedy
+    assert of_door(fake, store_door="").detail == "store_door is empty, so none is asked"
+    assert of_door(fake, attrs.evolve(fake.machine, uid=ME)).state is OK
+
+
+def test_store_door_that_is_for_others(fake):
+    """The group that may connect is named, by its number if it has no name."""
+    fake.directory("/nix/store")
+    door = fake.file("/run/door.sock")
+    finding = of_door(fake, closed(fake, "/run/door.sock"), store_door="/run/door.sock")
+    assert (finding.state, finding.detail) == (NOTE, "u may not connect to /run/door.sock")
+    group = grp.getgrgid(door.stat().st_gid).gr_name
+    assert finding.remedy == f"as root: usermod --append --groups {group} u; then log in anew"
+
+
+def test_store_door_of_a_group_without_a_name(fake, monkeypatch):
+    """Its number stands for it."""
+    fake.directory("/nix/store")
+    door = fake.file("/run/door.sock")
+    monkeypatch.setattr(grp, "getgrgid", {}.__getitem__)
+    finding = of_door(fake, closed(fake, "/run/door.sock"), store_door="/run/door.sock")
+    assert f"--groups {door.stat().st_gid} u" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("program", "state", "detail"),
+    [
+        ("echo null", OK, "/run/door.sock opens for u: containers see the store as root's"),
+        ("echo '\"the store door refused: no\"'", NOTE, "the store door refused: no"),
+        ("exit 1", NOTE, "it cannot be tried, for want of a user namespace"),
+        (None, NOTE, "it cannot be tried without unshare on PATH"),
+    ],
+)
+def test_store_door_is_asked(fake, program, state, detail):
+    """From a user namespace, as the daemon does; what it says is the finding."""
+    fake.directory("/nix/store")
+    fake.file("/run/door.sock")
+    if program is not None:
+        fake.file("/bin/unshare", f"#!/bin/sh\n{program}\n", 0o755)
+    finding = of_door(fake, store_door="/run/door.sock")
+    assert (finding.state, finding.detail) == (state, detail)
 
 
 def test_store_closed(fake):
