@@ -135,3 +135,42 @@ def test_cache_killed_in_the_midst_of_a_pull(
         assert retry.returncode == 0, retry.stderr
         assert made(nixsnap)[1] == 1
         assert_runs(containerd, "lab")
+
+
+def test_daemon_killed_in_the_midst_of_a_pull(
+    bed: Bed, installation: Installation, archive: Path, client: Client
+):
+    """The pull fails; with a daemon that starts again the retry does it, and roots are those of live snapshots."""
+    bed.cache.held.clear()
+    with node(bed, installation) as (nixsnap, containerd), ThreadPoolExecutor(1) as pool:
+        pull = pool.submit(client, containerd, archive, "lab")
+        wait_until(lambda: bool(bed.cache.nars), what="the fetch")
+        nixsnap.kill()
+        result = pull.result()
+        assert result.returncode != 0
+        assert result.stderr
+        with bed.nixsnap() as again:
+            wait_until(
+                lambda: not bed.fetchers(), what="the end of what fetched for a daemon that was killed"
+            )
+            # A layer without annotations was an active snapshot already. containerd could not reach the daemon to
+            # have it removed, and does so with the next removal of another.
+            snapshots, roots = made(again)
+            assert roots == len(snapshots)
+            assert all("/extract-" in name for name in snapshots)
+            bed.cache.held.set()
+
+            def succeeds() -> bool:
+                retry = client(containerd, archive, "lab")
+                # containerd waits for a moment before it connects again to what it could not reach.
+                assert retry.returncode == 0 or "connection" in retry.stderr, retry.stderr
+                return retry.returncode == 0
+
+            wait_until(succeeds, what="containerd to reach the daemon again, and the pull")
+            snapshots, roots = made(again)
+            assert roots == len(snapshots)
+            assert len([name for name in snapshots if "/extract-" not in name]) == 1
+            assert_runs(containerd, "lab")
+            containerd.ctr("image", "rm", "--sync", REFERENCE, namespace="lab")
+            wait_until(lambda: made(again) == ([], 0), what="the image's layer and its roots to go")
+            assert list((again.root / "snapshots").iterdir()) == []
