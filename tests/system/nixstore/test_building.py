@@ -66,6 +66,24 @@ def test_a_part_is_fetched_and_a_part_is_built(bed: Bed, small: Closure):
     assert all(map(bed.has, (recipe.output, *small.paths)))
 
 
+@pytest.mark.parametrize("release", ["machine"], indirect=True)
+def test_build_on_another_machine(bed: Bed):
+    """Nix has `builders` and may build nothing here: it is built there, copied back, and rooted.
+
+    The other machine is another store, which Nix reaches by its directory as it would by ssh.
+    """
+    other = bed.directory / "other"
+    recipe = add_recipe(bed.store_root)
+    options = {"builders": f"{other} -", "max-jobs": "0"}
+    with pytest.raises(UnavailableError):
+        build(bed, recipe.output, extra_options={"builders": "", "max-jobs": "0"})
+    nothing_is_made(bed, recipe)
+    build(bed, recipe.output, extra_options=options)
+    assert (other / recipe.output.lstrip("/") / "share/f").read_text() == "built\n"
+    assert bed.has(recipe.output)
+    assert {recipe.output, recipe.needs} <= bed.live()
+
+
 def test_built_path_deleted_by_force_is_built_again(bed: Bed):
     """Nix has it on record, but somebody removed its files, and no cache has them."""
     recipe = add_recipe(bed.store_root)

@@ -167,6 +167,28 @@ def test_images_that_have_nothing_in_common(bed: Bed):
             assert_whole(bed, nixsnap, rpc, closure.top, closure)
 
 
+def test_a_fetch_holds_up_nothing_else(bed: Bed, small: Closure):
+    """While it waits for its cache, other images' containers are begun, shown, listed and removed."""
+    other = nix_closure(2, salt="something else")
+    bed.publish(other)
+    with bed.nixsnap() as nixsnap, connect(nixsnap.address) as rpc:
+        ask(rpc, "other", other).result()
+        rpc.commit("image", "other")
+        bed.publish(small)
+        bed.cache.held.clear()
+        call = ask(rpc, "layer", small)
+        wait_until(lambda: any(bed.nar(path) in bed.cache.nars for path in small.paths), what="the fetch")
+        root = files(rpc.prepare("container", "image"))
+        assert files(rpc.mounts("container")) == root
+        assert (root / other.top.lstrip("/") / "bin/sh").is_symlink()
+        assert rpc.list() == ["container", "image"]
+        rpc.remove("container")
+        assert not call.done()
+        bed.cache.held.set()
+        call.result()
+        assert_whole(bed, nixsnap, rpc, "layer", small)
+
+
 @pytest.mark.parametrize("ending", ["given up", "failed"])
 def test_the_first_of_two_images_that_overlap_is_not_had(bed: Bed, ending: str):
     """Its client goes away, or a part of its own is lacking: the second waits no longer and fetches what both need."""
