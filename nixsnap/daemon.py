@@ -29,6 +29,7 @@ from nixsnap.services.health import HealthService
 from nixsnap.services.progress import ProgressService
 from nixsnap.services.snapshots import SnapshotsService
 from nixsnap.serving.choice import make_server
+from nixsnap.snapshots import lost
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.upkeep import Upkeep
@@ -76,6 +77,7 @@ def serve(config: Config) -> None:
         )
         _forget_stubs_of_last_boot(layout, sweeper)
         sweeper.sweep(at_start=True)
+        lost.restore(layout, store)
         server = make_server(
             [
                 ("grpc.max_receive_message_length", _MESSAGE_BYTES),

@@ -10,8 +10,8 @@ from typing import Final, Self, TypeVar
 
 from nixsnap.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from nixsnap.metadata.connection import Connection
-from nixsnap.metadata.effects import sync_directory
 from nixsnap.metadata.filters import parse_filters
+from nixsnap.metadata.log_sync import sync_directory
 from nixsnap.metadata.reader import Reader
 from nixsnap.metadata.records import Info
 from nixsnap.metadata.schema import SCHEMA_VERSION, ensure_schema, read_version
@@ -70,8 +70,8 @@ class Store:
     def read(self) -> Iterator[Reader]:
         """A block that reads one moment of the store, which no writer delays or disturbs.
 
-        Nor does it see what is not yet durable. Fit for an event loop's thread, if the block is short; connections
-        come from a pool.
+        It may see what has been committed and not been synced yet, so that a power cut could still take it back. Fit
+        for an event loop's thread, if the block is short; connections come from a pool.
 
         Raises:
             UnavailableError: The store is closed, or the file cannot be read.
@@ -105,26 +105,29 @@ class Store:
             if block:
                 yield block
 
-    def write(self, operation: Callable[[Writer], T]) -> T:
+    def write(self, operation: Callable[[Writer], T], *, durable: bool = True) -> T:
         """Run an operation that changes the store, and return what it returns.
 
         All operations that wait at a time run in one transaction, in the order in which they came; each sees the
         changes of those before it. One that raises undoes its own changes alone. This returns once the transaction is
-        on disk; if that fails, every operation of the transaction fails.
+        on disk. If it cannot be committed, every operation of it fails and is undone; if it cannot be synced after
+        that, all fail that wait for it and every later one, and what they did is not undone: it may be on disk.
 
         Args:
             operation: Called with a `Writer` that is of no use afterwards, perhaps on the thread of another caller.
                 Everyone's writes wait for it, so it should take microseconds, and at most a rename.
+            durable: Do not return before it is on disk. Otherwise a power cut, though no crash, may take the changes
+                back: with all that came later, or not at all.
 
         Raises:
-            UnavailableError: The store is closed, or the file cannot be written.
+            UnavailableError: The store is closed, or the file cannot be written or synced.
             FailedPreconditionError: The store was opened `readonly`.
             ResourceExhaustedError: The disk is full.
             DataLossError: The file is damaged.
         """
         if self._queue is None:
             raise FailedPreconditionError(f"metadata {self._path} was opened to be read only")
-        return self._queue.write(operation)
+        return self._queue.write(operation, durable=durable)
 
     def _acquire(self) -> Connection:
         if self._closed:

@@ -1,9 +1,9 @@
 """Group commit: all operations that wait at a time run in one transaction, on the thread of one of them.
 
-An operation is answered only after COMMIT, and so after the log is on disk. The cost of that sync is shared by all that
-queued up during the sync before it. There is no thread for this alone: waking one up, and being woken by it, takes as
-long as the transaction's own work. Whoever has the turn works for all that wait; the others find their answers when
-they get it.
+An operation is answered only after COMMIT and, unless it need not be durable, after the log is on disk. Syncing the log
+holds up no other transaction, and one sync serves all that were committed before it. There is no thread for any of this
+alone: waking one up, and being woken by it, takes as long as the transaction's own work. Whoever has the turn works for
+all that wait; the others find their answers when they get it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from nixsnap.errors import NixsnapError, UnavailableError
+from nixsnap.metadata.compensations import Compensations
 from nixsnap.metadata.connection import Connection
-from nixsnap.metadata.effects import Effects
+from nixsnap.metadata.log_sync import LogSync
 from nixsnap.metadata.writer import Writer
 
 T = TypeVar("T")
@@ -35,13 +36,14 @@ _CHECKPOINT_COMMITS: Final = 200
 class _Pending:
     """An operation, and what came of it."""
 
-    __slots__ = ("error", "operation", "result", "settled")
+    __slots__ = ("commit", "error", "operation", "result", "settled")
 
     def __init__(self, operation: Callable[[Writer], Any]) -> None:
         self.operation = operation
         self.result: Any = None
         self.error: BaseException | None = None
         self.settled = False
+        self.commit = 0  # the number of the transaction that it was part of
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         self.result, self.error = result, error
@@ -58,14 +60,15 @@ class WriteQueue:
     def __init__(self, connection: Connection) -> None:
         self._path: Path = connection.path
         self._connection = connection
-        self._effects = Effects()
-        self._writer = Writer(connection, self._effects)
+        self._log = LogSync(connection.path)
+        self._compensations = Compensations()
+        self._writer = Writer(connection, self._compensations)
         self._waiting: collections.deque[_Pending] = collections.deque()  # its append and popleft are atomic
         self._turn = threading.Lock()  # whoever has it uses the connection
         self._closed = False
         self._commits = 0
 
-    def write(self, operation: Callable[[Writer], T]) -> T:
+    def write(self, operation: Callable[[Writer], T], *, durable: bool) -> T:
         """Run an operation; the contract is that of `Store.write`."""
         pending = _Pending(operation)
         self._waiting.append(pending)
@@ -74,6 +77,8 @@ class WriteQueue:
                 self._run_next_batch()
         if pending.error is not None:
             raise pending.error
+        if durable:
+            self._log.sync(pending.commit)
         result: T = pending.result
         return result
 
@@ -85,18 +90,27 @@ class WriteQueue:
             while self._waiting:
                 self._run_next_batch()
             self._closed = True
-            self._connection.close()
+            try:
+                self._log.close()
+            finally:
+                self._connection.close()
 
     def _run_next_batch(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_BATCH))]
-        if self._closed:
-            refusal = UnavailableError(f"metadata {self._path} is closed")
+        try:
+            self._check()
+        except UnavailableError as refusal:
             for pending in batch:
                 pending.settle(None, _own_copy(refusal))
             return
         self._run_batch(batch)
         if self._commits >= _CHECKPOINT_COMMITS:
             self._checkpoint()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise UnavailableError(f"metadata {self._path} is closed")
+        self._log.check()
 
     def _run_batch(self, batch: list[_Pending]) -> None:
         """Run operations in one transaction and settle them."""
@@ -106,16 +120,17 @@ class WriteQueue:
                 outcomes: list[tuple[Any, BaseException | None]] = [(batch[0].operation(self._writer), None)]
             else:
                 outcomes = [self._run_operation(pending.operation) for pending in batch]
-            self._effects.sync()
             self._connection.execute("COMMIT")
         except BaseException as exc:  # noqa: BLE001 - it is raised by those who wait
             self._abandon()
             for pending in batch:
                 pending.settle(None, _own_copy(exc))
             return
-        self._effects.clear()
+        self._compensations.clear()
         self._commits += 1
+        number = self._log.committed()
         for pending, (result, error) in zip(batch, outcomes, strict=True):
+            pending.commit = number
             pending.settle(result, error)
 
     def _run_operation(self, operation: Callable[[Writer], Any]) -> tuple[Any, BaseException | None]:
@@ -124,7 +139,7 @@ class WriteQueue:
         Raises:
             BaseException: What it raised, if SQLite gave up the whole transaction over it (disk full, I/O error).
         """
-        mark = self._effects.mark()
+        mark = self._compensations.mark()
         self._connection.execute("SAVEPOINT operation")
         try:
             result = operation(self._writer)
@@ -133,7 +148,7 @@ class WriteQueue:
                 raise
             self._connection.execute("ROLLBACK TO operation")
             self._connection.execute("RELEASE operation")
-            self._effects.undo(mark)
+            self._compensations.run(mark)
             return None, exc
         self._connection.execute("RELEASE operation")
         return result, None
@@ -144,7 +159,7 @@ class WriteQueue:
             self._connection.rollback()
         except Exception:  # noqa: BLE001 - the error that led here is the one to tell
             _log.exception("metadata %s: rollback failed", self._path)
-        self._effects.undo()
+        self._compensations.run()
 
     def _checkpoint(self) -> None:
         """Copy the log into the database file."""

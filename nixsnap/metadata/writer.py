@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,8 +17,8 @@ from nixsnap.errors import (
     NixsnapError,
     NotFoundError,
 )
+from nixsnap.metadata.compensations import Compensations
 from nixsnap.metadata.connection import Connection
-from nixsnap.metadata.effects import Effects
 from nixsnap.metadata.reader import IDENTITY, Reader
 from nixsnap.metadata.records import Closure, Info, Kind, Snapshot, Usage
 
@@ -51,27 +50,16 @@ _encode_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")
 class Writer(Reader):
     """What an operation given to `Store.write` may do; it sees its own changes and those of operations before it."""
 
-    def __init__(self, connection: Connection, effects: Effects) -> None:
+    def __init__(self, connection: Connection, compensations: Compensations) -> None:
         super().__init__(connection)
-        self._effects = effects
-
-    def sync_directory(self, directory: int | str | os.PathLike[str]) -> None:
-        """Have a directory synced before the batch commits, so that its entries are durable before the rows.
-
-        Syncing SQLite's log does not do that: in steady state the log is overwritten in place, and fdatasync of a
-        file whose metadata did not change leaves the file system's journal alone.
-
-        Args:
-            directory: A path, or a descriptor that stays open until the operation's caller has its answer.
-        """
-        self._effects.add_directory(directory)
+        self._compensations = compensations
 
     def on_rollback(self, compensate: Callable[[], object]) -> None:
         """Have `compensate` called, if the operation or its whole batch is rolled back.
 
         What was registered last is called first. What it raises is logged and goes no further.
         """
-        self._effects.add_compensation(compensate)
+        self._compensations.add(compensate)
 
     def allocate_id(self) -> int:
         """Spend an id: no snapshot will have it but one made by `create(id=…)`."""

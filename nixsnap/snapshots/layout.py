@@ -11,6 +11,8 @@ from nixsnap.config import StoreView
 
 # What directories and views that are still being made are called; the sweep at start-up knows them by this.
 TEMPORARY_PREFIX: Final = "new-"
+# What directories of snapshots that are being removed are called; every sweep knows them by this.
+REMOVED_PREFIX: Final = "removed-"
 _MAPPED_STORE_SUFFIX: Final = "-store"
 
 
@@ -72,6 +74,10 @@ class Layout:
     def mapped_store(self, snapshot_id: int) -> Path:
         """The mount point of the store with the owners that it has in a view, where store paths are mounts."""
         return self.views / f"{snapshot_id}{_MAPPED_STORE_SUFFIX}"
+
+    def removed(self, snapshot_id: int) -> Path:
+        """A snapshot's own directory while it is removed."""
+        return self.snapshots / f"{REMOVED_PREFIX}{snapshot_id}"
 
     @staticmethod
     def owner_of(path: Path) -> int | None:

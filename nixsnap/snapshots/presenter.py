@@ -7,9 +7,9 @@ import logging
 import attrs
 
 from nixsnap.config import StoreView
-from nixsnap.metadata.reader import Reader
 from nixsnap.metadata.records import Kind, Snapshot
 from nixsnap.metadata.store import Store
+from nixsnap.snapshots.chain import Chain
 from nixsnap.snapshots.idmapping import UID_MAPPING
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.mounter import ViewMounter
@@ -17,23 +17,6 @@ from nixsnap.snapshots.upkeep import Upkeep
 from nixsnap.snapshots.views import Mounts, plan_plain, plan_view
 
 log = logging.getLogger(__name__)
-
-
-@attrs.frozen(kw_only=True)
-class Chain:
-    """An active snapshot or a view, and the ids of the nix layers that it lies upon.
-
-    A snapshot that is a nix layer itself shows nothing of the store: it exists to be unpacked into.
-    """
-
-    snapshot: Snapshot
-    nix_layers: frozenset[int]
-
-    @classmethod
-    def read(cls, tx: Reader, snapshot: Snapshot) -> Chain:
-        """Find the nix layers among a snapshot's ancestors."""
-        found = tx.nix_layers((snapshot.id, *snapshot.parent_ids)) if snapshot.parent_ids else ()
-        return cls(snapshot=snapshot, nix_layers=frozenset(() if snapshot.id in found else found))
 
 
 @attrs.frozen(kw_only=True)

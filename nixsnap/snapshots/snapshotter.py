@@ -2,7 +2,7 @@
 
 What orders files against rows: a directory is made under a temporary name, renamed just before the transaction that
 writes its row commits, and deleted only after the one that deletes its row has. So a directory without a row is
-garbage, which the sweep takes, and a row without a directory never is.
+garbage, which the sweep takes, and a row without a directory is what a power cut left, which `lost` deals with.
 
 What runs where: each call has a thread of its own, on which it reads the database and does its disk, mount and Nix
 work; what it writes to the database waits its turn with all other writes, together with the few file operations that
@@ -26,13 +26,14 @@ from nixsnap.mounts import filetrees
 from nixsnap.nix.caller import Caller
 from nixsnap.nix.realise import ClosureRequest
 from nixsnap.snapshots import directories
+from nixsnap.snapshots.chain import Chain
 from nixsnap.snapshots.closures import Closures
 from nixsnap.snapshots.idmapping import GID_MAPPING, UID_MAPPING, parse_mapping, same_mapping
 from nixsnap.snapshots.labels import parse_closure_request
 from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.locks import NamedLocks
 from nixsnap.snapshots.mounter import ViewMounter
-from nixsnap.snapshots.presenter import Chain, Presenter
+from nixsnap.snapshots.presenter import Presenter
 from nixsnap.snapshots.reserve import Reserve
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.views import Mounts
@@ -232,13 +233,8 @@ class Snapshotter:
             # A nix layer is about to be unpacked, which concerns its own files only.
             nothing = Chain(snapshot=snapshot, nix_layers=frozenset())
             chain = Chain.read(tx, snapshot) if closure is None else nothing
-            # Only an overlay has a work directory, and that of a rootfs view lies elsewhere.
-            work = kind is Kind.ACTIVE and bool(snapshot.parent_ids) and not chain.nix_layers
-            mapping = parse_mapping(labels)
-            owner = None if mapping is None else mapping.root
-            directories.make(self._layout, snapshot, work=work, owner=owner)
+            directories.make(self._layout, chain)
             tx.on_rollback(lambda: filetrees.remove_tree(self._layout.snapshot(snapshot.id)))
-            tx.sync_directory(self._layout.snapshots)
             return chain
 
         chain = self._store.write(create)
@@ -314,7 +310,9 @@ class Snapshotter:
         with self._store.read() as tx:
             snapshot_id, info, _ = tx.get(key)
             nix_layers = tx.nix_layers(tx.chain(key) if info.parent else (snapshot_id,))
-        self._reserve.spend(lambda: self._store.write(lambda tx: tx.remove(key)))
+        # Not durable: should a power cut bring the row back, containerd, which has written down that the snapshot is
+        # gone, finds one that it does not know and removes it again.
+        self._reserve.spend(lambda: self._store.write(lambda tx: tx.remove(key), durable=False))
         log.info("removed key=%r id=%d", key, snapshot_id)
         viewed = bool(nix_layers) or UID_MAPPING in info.labels
         self._remove_files(snapshot_id, viewed=viewed, nix_layer=snapshot_id in nix_layers)
@@ -325,7 +323,7 @@ class Snapshotter:
         try:
             if viewed:
                 self._mounter.down(snapshot_id)
-            filetrees.remove_tree(self._layout.snapshot(snapshot_id))
+            directories.remove(self._layout, snapshot_id)
             if viewed:
                 filetrees.remove_tree(self._layout.work(snapshot_id))
             if nix_layer:

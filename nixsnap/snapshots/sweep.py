@@ -10,7 +10,7 @@ from pathlib import Path
 from nixsnap.metadata.store import Store
 from nixsnap.metadata.writer import Writer
 from nixsnap.mounts import filetrees, trial
-from nixsnap.snapshots.layout import TEMPORARY_PREFIX, Layout
+from nixsnap.snapshots.layout import REMOVED_PREFIX, TEMPORARY_PREFIX, Layout
 from nixsnap.snapshots.mounter import ViewMounter, take_down
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Finds and removes garbage below the root.
 
-    Only what is named as we name things is touched: a number, or the prefix of temporary directories.
+    Only what is named as we name things is touched: a number, or one of the prefixes.
     """
 
     def __init__(self, *, layout: Layout, store: Store, mounter: ViewMounter) -> None:
@@ -47,7 +47,7 @@ class Sweeper:
         """
         # While a writer has its turn no snapshot is made, so a view or a directory of an id without a row is garbage;
         # ids are not used again, so it stays garbage. What is found later may belong to a snapshot made since.
-        directories, views = self._store.write(lambda tx: self._find(tx, at_start=at_start))
+        directories, views = self._store.write(lambda tx: self._find(tx, at_start=at_start), durable=False)
         for path in views:
             self._take_down(path)
         for path in directories:
@@ -66,6 +66,8 @@ class Sweeper:
         def is_garbage(path: Path) -> bool:
             if path.name.startswith(TEMPORARY_PREFIX):
                 return at_start
+            if path.name.startswith(REMOVED_PREFIX):
+                return True
             owner = self._layout.owner_of(path)
             return owner is not None and owner not in live
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import run, unmount_below
+from lab import unmount_below
+from lab.filesystems import make_file_system, mount_image
 
 SIZE_BYTES = 8 * 2**30
 """Of a sparse file; ext4 gives it half a million inodes."""
@@ -21,12 +22,9 @@ def fresh_file_system(directory: Path) -> Iterator[Path]:
     benchmark or by anyone, making a thousand directories takes several times as long as usual.
     """
     image, target = directory / "ext4.img", directory / "ext4"
-    target.mkdir()
-    with image.open("wb") as file:
-        file.truncate(SIZE_BYTES)
-    run("mkfs.ext4", "-q", image, environment={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"})
+    make_file_system(image, "ext4", size_bytes=SIZE_BYTES)
     # Without noinit_itable the kernel goes on initialising it in the background for minutes.
-    run("mount", "-o", "loop,noinit_itable", image, target)
+    mount_image(image, target, options="loop,noinit_itable")
     try:
         yield target
     finally:

@@ -54,7 +54,6 @@ def make_until_full(store, disk):
             directory = disk / f"{made.id}"
             directory.symlink_to(".")  # on tmpfs this needs no page, so that it still succeeds on a full disk
             writer.on_rollback(directory.unlink)
-            writer.sync_directory(disk)
 
         try:
             store.write(create)

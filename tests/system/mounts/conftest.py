@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab import filesystems
 
 from nixsnap.mounts import kernel, overlayfs
 
@@ -54,15 +53,8 @@ def make_file_system(directory: Path, kind: str, *options: str, size: int) -> Pa
     if shutil.which(f"mkfs.{kind}") is None:
         pytest.skip(f"needs mkfs.{kind}")
     image, target = directory / f"{kind}.img", directory / kind
-    target.mkdir()
-    with image.open("wb") as file:
-        file.truncate(size)
-    subprocess.run(
-        [f"mkfs.{kind}", "-q", *options, image],
-        check=True,
-        env={**os.environ, "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
-    )
-    subprocess.run(["mount", "-o", "loop", image, target], check=True)
+    filesystems.make_file_system(image, kind, *options, size_bytes=size)
+    filesystems.mount_image(image, target)
     return target
 
 

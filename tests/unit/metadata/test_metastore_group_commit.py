@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from nixsnap.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from nixsnap.metadata import Kind, Store, effects, write_queue
+from nixsnap.metadata import Kind, Store, log_sync, write_queue
 from nixsnap.metadata.connection import Connection
 from nixsnap.metadata.schema import ensure_schema
 
@@ -172,57 +171,109 @@ class TestBatches:
         assert keys(store) == sorted(f"{name}-{number}" for name in "abcd" for number in range(50))
 
 
+class Disk:
+    """Stands for `os.fdatasync`: tells what was synced, waits until it is let go, and fails on cue."""
+
+    def __init__(self, log):
+        self._log = log
+        self.ready = threading.Event()
+        self.ready.set()
+        self.began = threading.Event()
+        self.error = None
+
+    def __call__(self, fd):
+        self._log.append(f"sync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        self.began.set()
+        assert self.ready.wait(10)
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def disk(recorder, monkeypatch):
+    """What syncs go to."""
+    disk = Disk(recorder.log)
+    monkeypatch.setattr(log_sync.os, "fdatasync", disk)
+    return disk
+
+
+def syncs(recorder):
+    return sum(word.startswith("sync") for word in recorder.log)
+
+
 class TestDurability:
-    def test_answers_come_after_commit(self, recorded, recorder):
-        """When a future is done, its transaction has been committed, with the log synced."""
-        done = submit(recorded, create("a"))
-        done.add_done_callback(lambda _: recorder.log.append("answer"))
-        done.result(10)
-        assert recorder.log.index("COMMIT") < recorder.log.index("answer")
-        assert recorder.fetch_one("PRAGMA synchronous") == (2,)
+    @pytest.mark.usefixtures("disk")
+    def test_answers_come_after_commit_and_sync(self, recorded, recorder):
+        """When a write returns, its transaction has been committed and after that the log synced."""
+        assert recorded.write(create("a")) == 1
+        assert recorder.log[-2:] == ["COMMIT", "sync metadata.sqlite-wal"]
+        assert recorder.fetch_one("PRAGMA synchronous") == (1,)
         assert recorder.fetch_one("PRAGMA journal_mode") == ("wal",)
 
-    def test_directories_are_synced_once_before_commit(self, recorded, recorder, tmp_path, monkeypatch):
-        """What operations renamed into a directory is durable before the rows are, at the cost of one sync."""
-        synced = []
+    @pytest.mark.usefixtures("disk")
+    def test_what_need_not_be_durable_is_not_synced(self, recorded, recorder):
+        """It is by the next write that must be."""
+        recorded.write(create("a"), durable=False)
+        assert syncs(recorder) == 0
+        recorded.write(create("b"))
+        assert syncs(recorder) == 1
 
-        def fsync(fd):
-            synced.append(Path(f"/proc/self/fd/{fd}").readlink())
-            recorder.log.append("fsync")
+    def test_a_sync_holds_up_neither_readers_nor_transactions(self, recorded, recorder, disk):
+        """All that is committed while the log is being synced is synced by the next one."""
+        disk.ready.clear()
+        futures = [submit(recorded, create("a"))]
+        assert disk.began.wait(10)
+        futures += [submit(recorded, create(key)) for key in "bcd"]
+        deadline = time.monotonic() + 10
+        while keys(recorded) != ["a", "b", "c", "d"] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert keys(recorded) == ["a", "b", "c", "d"]
+        assert not any(future.done() for future in futures)
+        disk.ready.set()
+        assert [future.result(10) for future in futures] == [1, 2, 3, 4]
+        assert syncs(recorder) == 2
 
-        monkeypatch.setattr(effects.os, "fsync", fsync)
-        (tmp_path / "other").mkdir()
-        other = os.open(tmp_path / "other", os.O_RDONLY)
-        with Batch(recorded):
-            futures = [
-                submit(recorded, create("a", then=lambda writer: writer.sync_directory(tmp_path))),
-                submit(recorded, create("b", then=lambda writer: writer.sync_directory(str(tmp_path)))),
-                submit(recorded, create("c", then=lambda writer: writer.sync_directory(other))),
-            ]
-        for future in futures:
-            future.result(10)
-        os.close(other)
-        assert synced == [tmp_path, tmp_path / "other"]
-        assert recorder.log[-3:] == ["fsync", "fsync", "COMMIT"]
+    @pytest.mark.usefixtures("disk")
+    def test_failed_operation_syncs_nothing(self, recorded, recorder):
+        """There is nothing of it to be synced."""
+        with pytest.raises(LookupError):
+            recorded.write(create("a", then=fail))
+        assert syncs(recorder) == 0
 
-    def test_directory_that_cannot_be_synced(self, store, tmp_path):
-        """A failed sync fails the batch: its rows would outlive their directories."""
+    def test_sync_that_fails(self, recorded, recorder, disk):
+        """No write succeeds after that: what the kernel takes for clean it will never write. Nothing is undone."""
         undone = []
+        disk.error = OSError(5, "Input/output error")
+        with pytest.raises(
+            UnavailableError, match=r"metadata\.sqlite could not be synced: Input/output error"
+        ):
+            recorded.write(create("a", then=lambda writer: writer.on_rollback(lambda: undone.append("a"))))
+        disk.error = None
+        for durable in (True, False):
+            with pytest.raises(UnavailableError, match="restart nixsnap"):
+                recorded.write(create("b"), durable=durable)
+        assert (keys(recorded), undone, syncs(recorder)) == (["a"], [], 1)
+        with pytest.raises(UnavailableError, match="could not be synced"):
+            recorded.close()
 
-        def operation(writer):
-            writer.on_rollback(lambda: undone.append("a"))
-            writer.sync_directory(tmp_path / "gone")
+    @pytest.mark.usefixtures("disk")
+    def test_the_end_syncs_what_was_not(self, recorded, recorder):
+        """A store that is closed is on disk."""
+        recorded.write(create("a"), durable=False)
+        recorded.close()
+        assert syncs(recorder) == 1
 
-        with pytest.raises(UnavailableError, match="gone"):
-            store.write(create("a", then=operation))
-        assert (keys(store), undone) == ([], ["a"])
-
-    def test_failed_operation_syncs_nothing(self, store):
-        """The descriptor of an operation that failed may be closed already; it is left alone."""
-        with Batch(store):
-            future = submit(store, create("a"))
-            submit(store, create("b", then=lambda writer: (writer.sync_directory(10**6), fail(writer))))
-        assert future.result(10) == 1
+    def test_no_log(self, path):
+        """A database whose log cannot be synced is not written to."""
+        connection = Connection(path)
+        ensure_schema(connection)
+        try:
+            with pytest.raises(
+                UnavailableError, match=r"the log of metadata .* cannot be synced: No such file"
+            ):
+                write_queue.WriteQueue(connection)
+        finally:
+            connection.close()
 
 
 class TestCompensation:
