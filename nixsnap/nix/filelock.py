@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import threading
 import time
 from typing import Final
 
@@ -11,7 +12,9 @@ from nixsnap.nix.caller import Caller
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS: Final = 0.01
+# A collector may take many minutes, and hundreds of pulls may wait for it.
+_FIRST_LOOK_SECONDS: Final = 0.01
+_LONGEST_LOOK_SECONDS: Final = 0.25
 _LOG_SECONDS: Final = 1.0
 
 
@@ -28,14 +31,21 @@ def acquire(fd: int, operation: int, caller: Caller, *, waiting_for: str) -> Non
         CancelledError: The caller went away.
     """
     log_seconds = time.monotonic() + _LOG_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, operation | fcntl.LOCK_NB)
-        except BlockingIOError:
+    look_seconds = _FIRST_LOOK_SECONDS
+    gone = threading.Event()
+    with caller.told(gone.set):
+        while not _try(fd, operation):
             caller.check(waiting_for=waiting_for)
             if time.monotonic() > log_seconds:
                 log.info("waiting for %s", waiting_for)
                 log_seconds = float("inf")
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
+            gone.wait(look_seconds)
+            look_seconds = min(2 * look_seconds, _LONGEST_LOOK_SECONDS)
+
+
+def _try(fd: int, operation: int) -> bool:
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
