@@ -175,7 +175,7 @@ class NixRealiser:
         with flight.caller.told(call.leave), no_collector(self._collector_lock, call):
             for attempt in range(1, _ROUNDS + 1):
                 try:
-                    self._call(wants, call, _Logged(flight.tell))
+                    self._call_twice(wants, call, _Logged(flight.tell))
                     break
                 except LostRaceError as exc:  # that process of Nix is of no more use, but the next one is
                     if attempt == _ROUNDS:
@@ -183,10 +183,20 @@ class NixRealiser:
                     log.info("fetching again: %s", exc)
         log.info("fetched %d store paths seconds=%.1f", len(wants), time.monotonic() - started_seconds)
 
-    def _call(self, wants: Collection[_Want], call: Caller, progress: ProgressSink) -> None:
+    def _call_twice(self, wants: Collection[_Want], call: Caller, progress: ProgressSink) -> None:
+        """Where a cache lacks something, ask anew: Nix may only remember that, and the cache have it by now."""
+        try:
+            self._call(wants, call, progress)
+        except NotFoundError as exc:
+            log.info("asking caches again: %s", exc)
+            self._call(wants, call, progress, anew=True)
+
+    def _call(
+        self, wants: Collection[_Want], call: Caller, progress: ProgressSink, *, anew: bool = False
+    ) -> None:
         repair = [want.path for want in wants if want.repair]
         rest = [want.path for want in wants if not want.repair]
-        with self._nix.open(call) as session:
+        with self._nix.open(call, anew=anew) as session:
             if repair:
                 log.warning(
                     "store paths are gone that Nix has on record paths=%d first=%s", len(repair), repair[0]

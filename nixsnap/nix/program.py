@@ -62,28 +62,30 @@ class ProgramStore:
         purpose: str,
         caller: Caller,
         heard: Callable[[bytes], bool] | None = None,
+        anew: bool = False,
     ) -> process.Output:
-        """Run `nix-store` on it; as `process.run` says."""
+        """Run `nix-store` on it; as `process.run` says, and `NixStore.open` of `anew`."""
         root = self.config.store_root
         return process.run(
             ["nix-store", *(() if root is None else ("--store", str(root))), *arguments],
             purpose=purpose,
-            environment=nix_environment(self.config),
+            environment=nix_environment(self.config, anew=anew),
             caller=caller,
             heard=heard,
         )
 
     @contextlib.contextmanager
-    def open(self, caller: Caller) -> Iterator[ProgramSession]:
+    def open(self, caller: Caller, *, anew: bool = False) -> Iterator[ProgramSession]:
         """As `NixStore.open` says."""
-        yield ProgramSession(self, caller)
+        yield ProgramSession(self, caller, anew=anew)
 
 
 class ProgramSession:
     """A session of programs, each ended when the caller goes away."""
 
-    def __init__(self, store: ProgramStore, caller: Caller) -> None:
+    def __init__(self, store: ProgramStore, caller: Caller, *, anew: bool) -> None:
         self._store = store
+        self._anew = anew
         self._caller = caller
         self._activities = Activities()
 
@@ -221,6 +223,7 @@ class ProgramSession:
             purpose=f"realise {name_all(of)}",
             caller=self._caller,
             heard=None if heard is None else heard.take_json,
+            anew=self._anew,
         )
 
 

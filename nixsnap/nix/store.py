@@ -91,8 +91,12 @@ class NixStore(Protocol):
         """
         ...
 
-    def open(self, caller: Caller) -> contextlib.AbstractContextManager[Session]:
+    def open(self, caller: Caller, *, anew: bool = False) -> contextlib.AbstractContextManager[Session]:
         """Begin a session, which ends with the block, and at once when the caller goes away.
+
+        Args:
+            caller: On whose behalf.
+            anew: Whether its fetches ask caches again for what they lacked a moment ago.
 
         Raises:
             UnavailableError, FailedPreconditionError: Nix does not answer, or is not there.

@@ -53,7 +53,7 @@ class DaemonStore:
             pass
 
     @contextlib.contextmanager
-    def open(self, caller: Caller) -> Iterator[DaemonSession]:
+    def open(self, caller: Caller, *, anew: bool = False) -> Iterator[DaemonSession]:
         """As `NixStore.open` says."""
         try:
             transport = self.connect()
@@ -63,8 +63,8 @@ class DaemonStore:
             with caller.told(transport.abort):
                 try:
                     session = DaemonSession(Connection(transport), self.config)
-                    if transport.is_foreign:
-                        session.set_options(nix_options(self.config))
+                    if transport.is_foreign or anew:
+                        session.set_options(nix_options(self.config, anew=anew))
                     yield session
                 except ProtocolError as exc:
                     caller.check(waiting_for="Nix")

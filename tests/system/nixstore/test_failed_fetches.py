@@ -6,7 +6,8 @@ import threading
 from http import HTTPStatus
 
 import pytest
-from lab.nix import Closure
+from lab.binarycache import BinaryCache
+from lab.nix import Closure, nix_closure
 from storebed import Bed, paths_request, request_of
 
 from nixsnap.errors import (
@@ -209,6 +210,22 @@ def test_second_cache(bed: Bed, small: Closure):
     """One cache is down and another has it: no error at all."""
     bed.publish(small)
     succeeds(bed, small, substituters=["http://127.0.0.1:9", bed.cache.url])
+
+
+def test_a_cache_in_front_that_has_nothing(bed: Bed, small: Closure):
+    """It is asked for each path once: Nix remembers what it lacks while a call lasts, and no retry relies on that."""
+    bed.publish(small)
+    (bed.directory / "front").mkdir()
+    (bed.directory / "front/nix-cache-info").write_text("StoreDir: /nix/store\n")
+    with BinaryCache(directory=bed.directory / "front") as front:
+        caches = [f"{front.url}?priority=1", f"{bed.cache.url}?priority=2"]
+        succeeds(bed, small, substituters=caches)
+        asked = [path for path in front.requests if path.endswith(".narinfo")]
+        assert len(asked) == len(set(asked)) == len(small.paths) + 1
+        other = nix_closure(2, salt="behind")
+        fails(bed, NotFoundError, other, "no cache has", substituters=caches)
+        front.publish([other.info], secret_key=bed.secret_key)
+        succeeds(bed, other, substituters=caches)
 
 
 def test_part_of_what_is_named_is_nowhere(bed: Bed, small: Closure):
