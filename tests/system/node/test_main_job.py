@@ -27,7 +27,11 @@ def loaded(node, closure):
 
 
 def wait_for_no_views(node) -> None:
-    """containerd removes a container's snapshot by its garbage collector, a moment after the container."""
+    """containerd removes a container's snapshot by its garbage collector.
+
+    Which by itself waits 49 times as long as its last runs took (`pause_threshold`), on a busy machine half a minute.
+    """
+    node.containerd.collect_garbage()
     wait_until(lambda: node.nixsnap.view_mounts() == [], what="take the views down")
 
 

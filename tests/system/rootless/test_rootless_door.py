@@ -72,6 +72,7 @@ def owners(node: Node, closure: Closure) -> list[str]:
     printed = node.containerd.run(
         REFERENCE, f"{closure.top}/bin/stat", "-c", "%u:%g", busybox, f"{busybox}/bin/busybox"
     ).stdout
+    node.containerd.collect_garbage()  # else it takes its time (node/test_main_job.py)
     wait_until(lambda: node.nixsnap.view_mounts() == [], what="take the view down")
     return printed.split()
 

@@ -114,6 +114,7 @@ def change_plainly(rootless: Rootless, mount, script: str) -> None:
 
 
 def wait_for_no_views(node: Node) -> None:
+    node.containerd.collect_garbage()  # else it takes its time (node/test_main_job.py)
     wait_until(lambda: node.nixsnap.view_mounts() == [], what="take the views down")
 
 
