@@ -197,6 +197,15 @@ class Containerd:
         lease = self.ctr("leases", "create", namespace=namespace).stdout.strip()
         self.ctr("leases", "delete", "--sync", lease, namespace=namespace)
 
+    def diff(self, container_id: str, *, snapshotter: str = "nix") -> bytes:
+        """The layer that it makes of a container's snapshot: a tar archive."""
+        words = ("--media-type", "application/vnd.oci.image.layer.v1.tar", container_id)
+        argv = self._ctr_argv("snapshots", "--snapshotter", snapshotter, "diff", *words)
+        environment = {**os.environ, **self.place.environment, **self.installation.environment}
+        result = subprocess.run(self.place.argv(*argv), capture_output=True, check=False, env=environment)
+        assert result.returncode == 0, result.stderr.decode(errors="replace")
+        return result.stdout
+
     def restart(self) -> None:
         """Stop containerd alone, as an upgrade does, and start it again; containers keep running."""
         self.process.stop()
