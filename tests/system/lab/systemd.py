@@ -26,6 +26,7 @@ import attrs
 
 from lab.cache import LAB_DIRECTORY
 from lab.cgroups import V1, V2, cgroups, hierarchies
+from lab.mounts import mounts
 from lab.processes import Process, run
 
 SYSTEMD: Final = Path("/lib/systemd/systemd")
@@ -37,6 +38,9 @@ _SESSIONS: Final = (
     Path("/lib/systemd/user/dbus.socket"),
     Path("/usr/lib/pam.d/systemd-user"),
 )
+
+SEES_INTERPRETER: Final = "ProtectHome=no\n" if sys.base_prefix.startswith(("/root/", "/home/")) else ""
+"""What a unit with ProtectHome=yes needs: the interpreter that tests run with may lie in somebody's home."""
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun")
 
@@ -154,6 +158,13 @@ class Systemd:
             shutil.copy(REPOSITORY / "packaging/systemd" / file, self.path("/etc/systemd/system"))
         self.systemctl("daemon-reload")
 
+    def drop_in(self, unit: str, settings: str) -> None:
+        """Add to the `[Service]` section of a unit, as an administrator would."""
+        file = self.path(f"/etc/systemd/system/{unit}.d/lab.conf")
+        file.parent.mkdir()
+        file.write_text(f"[Service]\n{settings}")
+        self.systemctl("daemon-reload")
+
     def _is_up(self) -> bool:
         if not self.path("/run/systemd/private").exists():
             return False
@@ -168,12 +179,14 @@ def _start(directory: Path, cgroups: list[Path], *, unified: bool) -> Process:
     binds = [(cgroup, top if unified else cgroup.parent) for cgroup in cgroups]
     # Where upper layers of overlays will lie.
     binds += [(directory / "containers", Path("/var/lib/containerd")), (directory / "home", Path("/home"))]
-    # What may lie on file systems of its own.
-    own = (Path("/nix"), LAB_DIRECTORY, REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))
-    binds += [(path, path) for path in own]
-    lines = [
-        f'mkdir -p "$root"{there}; mount --bind {here} "$root"{there}'
-        for here, there in ((shlex.quote(str(here)), shlex.quote(str(there))) for here, there in binds)
+    binds.append((Path("/nix"), Path("/nix")))
+    lines = [_bind(here, there) for here, there in binds]
+    # What lies on file systems of its own, which the overlay does not have; it is to be as it was afterwards.
+    points = [mount.point for mount in mounts() if mount.point != Path("/")]
+    lines += [
+        f'{_bind(path, path)}; mount -o remount,bind,ro "$root"{shlex.quote(str(path))}'
+        for path in (LAB_DIRECTORY, REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))
+        if any(path.is_relative_to(point) for point in points)
     ]
     script = _BOOT.format(
         devices=" ".join(_DEVICES), masked=" ".join(_MASKED), binds="\n".join(lines), systemd=SYSTEMD
@@ -186,6 +199,11 @@ def _start(directory: Path, cgroups: list[Path], *, unified: bool) -> Process:
         *("sh", "-c", script, "sh", directory / "root"),
         log=directory / "systemd.log",
     )
+
+
+def _bind(here: Path, there: Path) -> str:
+    source, target = shlex.quote(str(here)), shlex.quote(str(there))
+    return f'mkdir -p "$root"{target}; mount --bind {source} "$root"{target}'
 
 
 def _children(pid: int) -> list[int]:

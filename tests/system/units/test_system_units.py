@@ -13,7 +13,7 @@ from lab import Closure, Workspace, build_image, installed_program
 from lab.processes import wait_until
 from lab.requirements import need_containerd, need_systemd
 from lab.session import as_user
-from lab.systemd import REPOSITORY, Systemd
+from lab.systemd import REPOSITORY, SEES_INTERPRETER, Systemd
 
 REFERENCE = "lab.invalid/app:1"
 UNIT, DOOR = "nix-snapshotter.service", "nixsnap-store-door"
@@ -190,12 +190,8 @@ def ask(machine: Systemd, closure: Closure) -> str:
 
 def test_store_door(machine, closure):
     """systemd listens; the door starts for who asks, under all that the unit forbids, and ends for want of work."""
-    settings = machine.path(f"/etc/systemd/system/{DOOR}.service.d/lab.conf")
-    settings.parent.mkdir()
-    # The interpreter that tests run with may lie in root's home.
-    home = "ProtectHome=no\n" if sys.base_prefix.startswith(("/root/", "/home/")) else ""
-    settings.write_text(f"[Service]\nExecStart=\nExecStart=nixsnap store-door --idle-seconds 1\n{home}")
-    machine.systemctl("daemon-reload")
+    start = "ExecStart=\nExecStart=nixsnap store-door --idle-seconds 1\n"
+    machine.drop_in(f"{DOOR}.service", f"{start}{SEES_INTERPRETER}")
     machine.systemctl("enable", "--now", f"{DOOR}.socket")
     assert stat.S_IMODE(machine.path(DOOR_ADDRESS).stat().st_mode) == 0o666
     for number in (1, 2):

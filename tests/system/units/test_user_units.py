@@ -16,10 +16,11 @@ from lab.login import HOME, Login
 from lab.nix import nix_environment
 from lab.processes import wait_until
 from lab.requirements import need_containerd, need_rootless, need_systemd
-from lab.systemd import REPOSITORY, Systemd
+from lab.systemd import REPOSITORY, SEES_INTERPRETER, Systemd
 
 REFERENCE = "lab.invalid/app:1"
 UNIT, CONTAINERD = "nix-snapshotter.service", "containerd.service"
+DOOR = "nixsnap-store-door"
 NIX_DAEMON = "/run/nix-daemon.sock"
 
 
@@ -110,6 +111,23 @@ def test_check_on_cgroups_v2(user):
     assert all(name in said["detail"] for name in lacking or delegated)
     for name in ("lingering", "XDG_RUNTIME_DIR", "containerd-rootless", "proxy plugin", "store access"):
         assert findings[name]["state"] == "ok", findings[name]
+
+
+def test_the_store_door(user):
+    """The check knocks at the door that the machine's root opens, which systemd starts for it."""
+
+    def door() -> dict[str, str | None]:
+        result = user.run("nixsnap", "rootless", "check", "--json", check=False)
+        return next(finding for finding in json.loads(result.stdout) if finding["name"] == "store door")
+
+    machine = user.machine
+    assert door()["detail"] == "/run/nixsnap-store-door/door.sock is not there"
+    machine.install_units(f"{DOOR}.socket", f"{DOOR}.service")
+    machine.drop_in(f"{DOOR}.service", SEES_INTERPRETER)
+    machine.systemctl("enable", "--now", f"{DOOR}.socket")
+    assert door()["state"] == "ok", machine.journal("--unit", DOOR)
+    assert f"granted uid={user.uid}" in machine.journal("--unit", DOOR)
+    machine.systemctl("disable", "--now", f"{DOOR}.socket", f"{DOOR}.service")
 
 
 def test_a_restart_leaves_containers_alone(user, closure):
