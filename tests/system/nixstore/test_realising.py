@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def test_progress_ends_with_all_of_it(bed: Bed, small: Closure):
     assert last.paths_done == last.paths_total == len({*small.paths, small.info})
     assert last.bytes_total > 1_000_000  # busybox
     assert {name for moment in moments for name in moment.current} & {*small.paths, small.info}
+
+
+def test_progress_is_logged(
+    bed: Bed, small: Closure, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """A fetch that takes long says now and then how far it is, and each says how it began and ended."""
+    caplog.set_level("INFO", logger="nixsnap.nix.engine")
+    monkeypatch.setattr("nixsnap.nix.engine._LOG_SECONDS", 0.0)
+    bed.publish(small)
+    bed.realiser().realise(request_of(small), gcroots=bed.roots())
+    count = len({*small.paths, small.info})
+    assert f"fetching 1 store paths first={small.info}" in caplog.messages
+    assert any(
+        re.match(rf"fetching paths={count}/{count} bytes=\d+/\d+ now=", line) for line in caplog.messages
+    )
+    assert any(re.match(r"fetched 1 store paths seconds=", line) for line in caplog.messages)
 
 
 def test_ten_thousand_paths(bed: Bed):
