@@ -294,7 +294,8 @@ def test_stopped(fake, session, blob):
     with pytest.raises(AbandonedError):
         push_blob(session, attrs.evolve(blob, open=lambda: Stopping(CONTENT)))
     assert fake.uploads == {}
-    assert fake.methods()[-1] == "DELETE"
+    # The fake may note the PUT that was cut short after it.
+    assert fake.methods().count("DELETE") == 1
 
 
 def test_redirected_upload(fake, session, blob):
