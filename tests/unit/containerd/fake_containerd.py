@@ -138,8 +138,9 @@ class _Content(content_pb2_grpc.ContentServicer):
         return Empty()
 
     async def Write(self, requests, context):
-        await self.fake.enter("Content.Write", context)
+        # First, as containerd does: a call that ends before its first message is sent has no status but grpc.aio's own.
         first = await anext(requests)
+        await self.fake.enter("Content.Write", context)
         if first.expected in self.fake.blobs:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"content {first.expected}: already exists")
         if first.ref in self.fake.locked:
