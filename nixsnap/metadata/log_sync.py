@@ -33,12 +33,8 @@ class LogSync:
         self._synced = 0
         self._failure = ""
         try:
+            sync_directory(database.parent)  # the log itself must be there again after a power cut
             self._fd = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                sync_directory(database.parent)  # the log itself must be there again after a power cut
-            except BaseException:
-                os.close(self._fd)
-                raise
         except OSError as exc:
             raise UnavailableError(
                 f"the log of metadata {database} cannot be synced: {exc.strerror}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +67,18 @@ def node(bed: Bed, installation: Installation) -> Iterator[tuple[NixsnapDaemon, 
             containerd.stop()
 
 
+@contextmanager
+def pull_under_way(
+    bed: Bed, installation: Installation, archive: Path, client: Client
+) -> Iterator[tuple[NixsnapDaemon, Containerd, Future[subprocess.CompletedProcess[str]]]]:
+    """A node on which a client pulls the image, in the midst of its fetch: the cache holds back what it sends."""
+    bed.cache.held.clear()
+    with node(bed, installation) as (nixsnap, containerd), ThreadPoolExecutor(1) as pool:
+        pull = pool.submit(client, containerd, archive, "lab")
+        wait_until(lambda: bool(bed.cache.nars), what="the fetch")
+        yield nixsnap, containerd, pull
+
+
 def made(nixsnap: NixsnapDaemon) -> tuple[list[str], int]:
     """The snapshots, and how many directories of roots there are."""
     with connect(nixsnap.address) as rpc:
@@ -118,10 +130,7 @@ def test_cache_killed_in_the_midst_of_a_pull(
     bed: Bed, installation: Installation, archive: Path, client: Client
 ):
     """The user is told the cache and what to do; nothing is half made; with the cache back, the retry does it."""
-    bed.cache.held.clear()
-    with node(bed, installation) as (nixsnap, containerd), ThreadPoolExecutor(1) as pool:
-        pull = pool.submit(client, containerd, archive, "lab")
-        wait_until(lambda: bool(bed.cache.nars), what="the fetch")
+    with pull_under_way(bed, installation, archive, client) as (nixsnap, containerd, pull):
         bed.cache.kill()
         bed.cache.held.set()
         result = pull.result()
@@ -141,10 +150,7 @@ def test_daemon_killed_in_the_midst_of_a_pull(
     bed: Bed, installation: Installation, archive: Path, client: Client
 ):
     """The pull fails; with a daemon that starts again the retry does it, and roots are those of live snapshots."""
-    bed.cache.held.clear()
-    with node(bed, installation) as (nixsnap, containerd), ThreadPoolExecutor(1) as pool:
-        pull = pool.submit(client, containerd, archive, "lab")
-        wait_until(lambda: bool(bed.cache.nars), what="the fetch")
+    with pull_under_way(bed, installation, archive, client) as (nixsnap, containerd, pull):
         nixsnap.kill()
         result = pull.result()
         assert result.returncode != 0

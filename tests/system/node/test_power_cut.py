@@ -20,7 +20,6 @@ from rpc import Rpc, connect, mounted_as_containerd, refused
 from nixsnap.api import snapshots_pb2
 from nixsnap.metadata import Kind, Store
 
-CONFIG = "[image_service]\nenable = false\n"
 MIB = 1 << 20
 # More than lie between two checkpoints, so that the log is written from its start again: while it grows, syncing it
 # commits the file system's journal, and with it the directories.
@@ -52,9 +51,9 @@ def disk(directory: Path) -> Iterator[Disk]:
 
 
 @contextmanager
-def serving(directory: Path, root: Path, config: str = CONFIG) -> Iterator[tuple[NixsnapDaemon, Rpc]]:
+def serving(directory: Path, root: Path) -> Iterator[tuple[NixsnapDaemon, Rpc]]:
     directory.mkdir(exist_ok=True)
-    daemon = NixsnapDaemon.start(directory, config=config, root=root)
+    daemon = NixsnapDaemon.start(directory, root=root)
     try:
         with connect(daemon.address) as rpc:
             yield daemon, rpc
@@ -117,26 +116,35 @@ def test_snapshots_made_just_before(directory, disk, closure):
         rpc.prepare("of nix", "nix layer")
         rpc.prepare("unpacked")
         rpc.commit("late", "unpacked")
+        rpc.prepare("upon late", "late")
         made = {int(path.name) for path in (root / "snapshots").iterdir()}
         with disk.power_cut() as after:
             kept = {int(path.name) for path in (after / "root/snapshots").iterdir()}
-            assert len(made - kept) == 5, "the directories were written after all"
+            assert len(made - kept) == 6, "the directories were written after all"
             with serving(directory / "m", after / "root") as (daemon, again):
                 assert sorted(again.list()) == [
-                    "active", "alone", "base", "late", "nix layer", "of nix", "seen"
+                    "active", "alone", "base", "late", "nix layer", "of nix", "seen", "upon late"
                 ]  # fmt: skip
-                assert {int(path.name) for path in (after / "root/snapshots").iterdir()} == made - {max(made)}
+                late, upon_late = sorted(made)[-2:]
+                assert {int(path.name) for path in (after / "root/snapshots").iterdir()} == made - {
+                    late,
+                    upon_late,
+                }
                 with mounted_as_containerd(again.all_mounts("active"), directory / "t") as shown:
                     (shown / "file").write_text("x")
                 with mounted_as_containerd(again.all_mounts("of nix"), directory / "u") as shown:
                     assert (shown / closure.top.lstrip("/")).is_dir()
                 with refused(grpc.StatusCode.DATA_LOSS, "parent snapshot are gone", "pull that again"):
                     again.prepare("upon it", "late")
-                for key in ("active", "alone", "seen", "of nix", "late"):
+                for key in ("active", "alone", "seen", "of nix", "upon late", "late"):
                     again.remove(key)
                 log = daemon.log_text()
         assert "the files of a committed snapshot are gone" in log
         assert "'late'" in log
+        assert (
+            f"cannot make the directory of a snapshot again id={upon_late} error=the files of the parent"
+            in log
+        )
 
 
 def test_snapshots_removed_just_before(directory, disk):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -414,8 +415,9 @@ def test_stop_lets_a_call_end_beside_one_whose_client_has_gone(bed: Bed, gate: t
     assert stopped.wait(WAIT_SECONDS)
 
 
-def test_stop_waits_for_handlers_whose_client_has_gone(gate: threading.Event):
-    """Whoever closes next what handlers use closes it under none."""
+@contextmanager
+def gated_server(gate: threading.Event) -> Iterator[tuple[grpc.Server, str, threading.Event]]:
+    """A server, its socket, and what is set once its one handler has begun, which ends when the gate opens."""
     begun = threading.Event()
 
     def behavior(request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -429,7 +431,13 @@ def test_stop_waits_for_handlers_whose_client_has_gone(gate: threading.Event):
         server.add_registered_method_handlers("test", {"unary": handler})
         server.add_insecure_port(f"unix:{directory}/socket")
         server.start()
-        with grpc.insecure_channel(f"unix:{directory}/socket") as channel:
+        yield server, f"{directory}/socket", begun
+
+
+def test_stop_waits_for_handlers_whose_client_has_gone(gate: threading.Event):
+    """Whoever closes next what handlers use closes it under none."""
+    with gated_server(gate) as (server, socket_path, begun):
+        with grpc.insecure_channel(f"unix:{socket_path}") as channel:
             call = channel.unary_unary("/test/unary").future(b"")
             assert begun.wait(WAIT_SECONDS)
             call.cancel()
@@ -450,20 +458,8 @@ def test_client_that_sends_no_message(bed: Bed):
 
 def test_stop_does_not_wait_for_silent_clients(gate: threading.Event):
     """A connection ends with its last call, though the client never answers the ping that goes with a GOAWAY."""
-    begun = threading.Event()
-
-    def behavior(request: bytes, _context: grpc.ServicerContext) -> bytes:
-        begun.set()
-        gate.wait(WAIT_SECONDS)
-        return request
-
-    with tempfile.TemporaryDirectory(prefix="nixsnap.") as directory, socket.socket(socket.AF_UNIX) as client:
-        server = choice.make_server([], threads=THREADS)
-        handler = grpc.unary_unary_rpc_method_handler(behavior)
-        server.add_registered_method_handlers("test", {"unary": handler})
-        server.add_insecure_port(f"unix:{directory}/socket")
-        server.start()
-        client.connect(f"{directory}/socket")
+    with gated_server(gate) as (server, socket_path, begun), socket.socket(socket.AF_UNIX) as client:
+        client.connect(socket_path)
         client.sendall(unary_call("/test/unary"))
         assert begun.wait(WAIT_SECONDS)
         stopped = server.stop(1000.0)
