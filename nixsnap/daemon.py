@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -35,6 +34,7 @@ from nixsnap.snapshots.layout import Layout
 from nixsnap.snapshots.sweep import Sweeper
 from nixsnap.snapshots.upkeep import Upkeep
 from nixsnap.sockets import socket_place
+from nixsnap.stopsignal import stop_signal
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,10 @@ def serve(config: Config) -> None:
         NixsnapError: The configuration cannot work on this machine, or another daemon has the root.
         OSError: The root directory or the socket cannot be made.
     """
-    wait_for_signal = _stop_on_signal()
     os.umask(0o022)  # modes of layers' directories are containerd's, whatever we were started with
     layout = Layout(config.root)
     layout.make()
-    with hold_root(layout.lock), contextlib.ExitStack() as stack:
+    with stop_signal() as stop, hold_root(layout.lock), contextlib.ExitStack() as stack:
         leftovers.take_over(layout.root)
         store = stack.enter_context(contextlib.closing(Store.open(layout.metadata)))
         # Stub layers that are begun ahead; more at once would only get in each other's way on the disk.
@@ -102,7 +101,7 @@ def serve(config: Config) -> None:
             notify("READY=1")
             log.info("serving address=%s root=%s", config.address, config.root)
             background_work.enter_context(_upkeep(upkeep))
-            wait_for_signal()
+            stop.recv(1)
             notify("STOPPING=1")
             snapshotter.fetches.close()
             log.info("stopping")
@@ -175,22 +174,6 @@ def _forget_stubs_of_last_boot(layout: Layout, sweeper: Sweeper) -> None:
         return
     sweeper.sweep_stubs()
     marker.write_text(boot_id, encoding="ascii")
-
-
-def _stop_on_signal() -> Callable[[], None]:
-    """What returns once SIGTERM or SIGINT has come, be it before it is called.
-
-    A pipe, not a `threading.Event`: a handler runs between any two steps of the main thread, so also while that one
-    holds the event's lock in `wait`, and `set` would then wait for it for ever.
-    """
-    reader, writer = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(writer, b"\0"))
-    return lambda: _read_one(reader)
-
-
-def _read_one(fd: int) -> None:
-    os.read(fd, 1)
 
 
 @contextmanager

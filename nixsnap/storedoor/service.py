@@ -5,9 +5,7 @@ from __future__ import annotations
 import grp
 import logging
 import os
-import signal
 import socket
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Final
 from nixsnap.errors import InvalidArgumentError, PermissionDeniedError
 from nixsnap.notify import notify
 from nixsnap.sockets import socket_place
+from nixsnap.stopsignal import stop_signal
 from nixsnap.storedoor import protocol
 from nixsnap.storedoor.grant import check_store
 from nixsnap.storedoor.server import Door, Server
@@ -36,29 +35,12 @@ def serve(store: Path, *, address: Path | None, group: str | None, idle_seconds:
     if os.geteuid() != 0:
         raise PermissionDeniedError("only root can hand out mounts of its store")
     check_store(store)
-    with _stop_on_signal() as stop, _listening(address, group) as listener:
+    with stop_signal() as stop, _listening(address, group) as listener:
         notify("READY=1")
         log.info("serving store=%s address=%s", store, listener.getsockname())
         Server(Door(store=store), listener).run(stop, idle_seconds=idle_seconds)
         notify("STOPPING=1")
     log.info("stopped")
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[socket.socket]:
-    """Give a socket that can be read once a signal has come."""
-    stop, waker = socket.socketpair()
-    with stop, waker:
-
-        def wake(_number: int, _frame: types.FrameType | None) -> None:
-            waker.send(b"\0")
-
-        before = {number: signal.signal(number, wake) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield stop
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @contextmanager
