@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lab import Closure, LayerFile, add_plain_layer, build_image, load_image, nix_closure, run
+from lab.containerd import lingering
 from lab.nix import nix_store
 from lab.processes import CommandError
 
@@ -69,9 +70,10 @@ def upper(node) -> Path:
     return max(node.nixsnap.root.glob("snapshots/*"), key=lambda path: int(path.name)) / "fs"
 
 
-def as_user(node, container: str, user: str, *command: str, check: bool = True):
+def as_user(node, app: Closure, container: str, user: str, *command: str, check: bool = True):
+    words = lingering(*command, shell=f"{app.top}/bin/sh")
     return node.containerd.ctr(
-        "task", "exec", "--user", user, "--exec-id", f"{container}-{user.replace(':', '-')}", container, *command,
+        "task", "exec", "--user", user, "--exec-id", f"{container}-{user.replace(':', '-')}", container, *words,
         check=check,
     )  # fmt: skip
 
@@ -79,7 +81,7 @@ def as_user(node, container: str, user: str, *command: str, check: bool = True):
 def test_a_set_user_id_program_is_the_containers_root(node, app, container):
     """Run by a user it trusts the store and itself, and what it makes belongs to the mapped root outside."""
     trusted = ["/", "/nix/store", app.top, f"{app.top}/bin/careful", *app.paths]
-    said = as_user(node, container, "1000:1000", "/usr/bin/careful", *trusted).stdout.splitlines()
+    said = as_user(node, app, container, "1000:1000", "/usr/bin/careful", *trusted).stdout.splitlines()
     assert said[:2] == ["1000 runs this as 0", "/proc/self/exe 0:0 4755"]
     assert [line.split()[:2] for line in said[2:]] == [[path, "0:0"] for path in trusted]
     status = (upper(node) / "made-by-root").lstat()
@@ -92,7 +94,9 @@ def test_a_careful_program_of_the_store_is_content(node, app, container):
     said = node.containerd.exec(container, program, *app.paths).stdout.splitlines()
     assert said[:2] == ["0 runs this as 0", "/proc/self/exe 0:0 555"]
     assert [line.split()[1] for line in said[2:]] == ["0:0"] * len(app.paths)
-    assert as_user(node, container, "1000:1000", program, check=False).stdout == "1000 runs this as 1000\n"
+    assert (
+        as_user(node, app, container, "1000:1000", program, check=False).stdout == "1000 runs this as 1000\n"
+    )
 
 
 def test_ids_that_are_not_mapped(node, app, container):
@@ -104,7 +108,7 @@ def test_ids_that_are_not_mapped(node, app, container):
 
     assert sh("cd /foreign; stat -c %u:%g careful secret anyones").split() == ["65534:65534"] * 3
     for user in ("1000:1000", "0:0"):
-        said = as_user(node, container, user, "/foreign/careful", check=False).stdout
+        said = as_user(node, app, container, user, "/foreign/careful", check=False).stdout
         assert said.splitlines()[0] == f"{user.partition(':')[0]} runs this as {user.partition(':')[0]}"
     for command, words in (
         ("cat secret", "Permission denied"),

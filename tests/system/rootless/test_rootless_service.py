@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 from lab import Closure, build_image, installed_program, mounts_below, rootlesskit_variants, run
+from lab.containerd import lingering
 from lab.processes import Process, processes_naming, wait_until
 from lab.requirements import need_containerd, need_rootless
 from lab.session import Session, as_user
@@ -179,7 +180,8 @@ def test_containers_survive_the_service(user: User, closure: Closure):
     os.kill(pid, 9)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="end")
     user.calls("start")
-    listed = user.ctr("task", "exec", "--exec-id", "x", "long", f"{closure.top}/bin/ls", "/nix/store")
+    ls = lingering(f"{closure.top}/bin/ls", "/nix/store")
+    listed = user.ctr("task", "exec", "--exec-id", "x", "long", *ls)
     assert len(listed.stdout.split()) == len(closure.paths)
     user.calls("stop")
     assert processes_naming(user.session.directory) == [], (

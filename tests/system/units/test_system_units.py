@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lab import Closure, Workspace, build_image, installed_program
+from lab.containerd import lingering
 from lab.processes import wait_until
 from lab.requirements import need_containerd, need_systemd
 from lab.session import as_user
@@ -70,7 +71,9 @@ def container(machine: Systemd, workspace: Workspace, closure: Closure) -> Calla
     numbers = iter(range(1000))
 
     def execute(*argv: str) -> str:
-        return machine.run("ctr", "task", "exec", "--exec-id", f"x{next(numbers)}", "long", *argv).stdout
+        return machine.run(
+            "ctr", "task", "exec", "--exec-id", f"x{next(numbers)}", "long", *lingering(*argv)
+        ).stdout
 
     return execute
 

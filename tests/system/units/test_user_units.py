@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from lab import Closure, Workspace, build_image, installed_program
+from lab.containerd import lingering
 from lab.login import HOME, Login
 from lab.nix import nix_environment
 from lab.processes import wait_until
@@ -137,7 +138,8 @@ def test_a_restart_leaves_containers_alone(user, closure):
     user.systemctl("restart", UNIT)
     assert user.show(UNIT, "MainPID") not in {"0", before}
     assert user.show(UNIT, "Result") == "success"
-    listed = ctr(user, "task", "exec", "--exec-id", "x", "long", f"{closure.top}/bin/ls", "/nix/store")
+    ls = lingering(f"{closure.top}/bin/ls", "/nix/store")
+    listed = ctr(user, "task", "exec", "--exec-id", "x", "long", *ls)
     assert len(listed.split()) == len(closure.paths)
     assert len(first_processes(user)) == 1
     assert runs(user, "three", closure)
